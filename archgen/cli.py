@@ -1,0 +1,250 @@
+"""The `archgen` command. Each subcommand is a plain function: its signature is the API, the options and the recipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from archgen.graph import Architecture
+
+COMMANDS = {  # the module that holds the function, and what it does; imported when it is called
+    "sample": ("archgen.cli", "architectures from a checkpoint, under any conditions"),
+    "build": ("archgen.cli", "the network of an architecture: its cost, a check run, a picture"),
+    "train": ("archgen.train", "train what a recipe names"),
+    "evaluate": ("archgen.evaluate", "the numbers on a checkpoint's card, again"),
+    "convert": ("archgen.benchmark", "official benchmark files to a table"),
+}
+
+
+def sample(
+    checkpoint: str,
+    n: int = 16,
+    seed: int = 0,
+    where: str | None = None,
+    condition: dict[str, float | str | list[float]] | None = None,
+    maximize: str = "",
+    minimize: str = "",
+    like: str | None = None,
+    change: int | None = None,
+    guidance: float | None = None,
+    steps: int | None = None,
+    distinct: bool = True,
+    batch_size: int = 1024,
+    device: str = "cpu",
+    out: str | None = None,
+    draw: str | None = None,
+) -> None:
+    """Sample architectures from a trained checkpoint.
+
+    Args:
+        checkpoint: Name of a shipped checkpoint, a folder with `model_index.json`, or a Hub id.
+        n: Number of architectures.
+        seed: Seed of the sampler.
+        where: Hard constraint, such as "params_m <= 0.4 and depth >= 2 and count(avg_pool_3x3) == 0".
+        condition: Learned properties as {name: value, name: [low, high]}.
+        maximize: Learned properties to be as high as possible, separated by commas.
+        minimize: Learned properties to be as low as possible, separated by commas.
+        like: An architecture (native string, or a JSON file) to start from.
+        change: How many of its decisions are opened again.
+        guidance: Weight of the conditions: 0 ignores them, 1 is what was learned; by default 1, or 1.5 to reach extremes.
+        steps: Network calls for each batch; the scheduler's own number if absent.
+        distinct: Whether no two results may be equal networks.
+        batch_size: Architectures sampled at once.
+        device: Where the network runs: cpu, cuda, ...
+        out: File for the results, one JSON object a line.
+        draw: Folder for a picture of each result and a sheet of all.
+    """
+    import torch
+
+    from archgen.pipeline import ArchitecturePipeline, read_architectures
+
+    pipeline = ArchitecturePipeline.load(checkpoint).to(_device(device))
+    start = None
+    if like is not None:
+        start = (read_architectures(like, pipeline.space) or [None])[0]
+    result = pipeline(
+        n=n,
+        where=where,
+        condition=condition,
+        maximize=_words(maximize),
+        minimize=_words(minimize),
+        like=start,
+        change=change,
+        guidance=guidance,
+        steps=steps,
+        distinct=distinct,
+        batch_size=batch_size,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    records = result.records()
+    if out is not None:
+        _write_lines(out, records)
+    if draw is not None:
+        _draw_all(result.architectures, Path(draw))
+    _print_table(records)
+    if len(records) < n:
+        print(f"archgen: {len(records)} of {n}: no more distinct ones were found", file=sys.stderr)
+
+
+def build(
+    arch: str,
+    space: str | None = None,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    resolution: int | None = None,
+    draw: str | None = None,
+) -> None:
+    """Build the network of an architecture, run it once, and print what it costs.
+
+    Args:
+        arch: A native string, a file of JSON lines as `sample` writes (its first line), or - for standard input.
+        space: Name or YAML file of the search space; found out if absent.
+        num_classes: Width of the classifier; the space's own if absent.
+        in_channels: Channels of the images.
+        resolution: Side of the images of the check run; the space's own if absent.
+        draw: File for a picture: .png, .svg or .pdf.
+    """
+    import torch
+
+    architecture = _architecture(arch, space)
+    side = resolution or int(architecture.space.skeleton.get("resolution", 32))
+    for name, value in (("num_classes", num_classes or 1), ("in_channels", in_channels), ("resolution", side)):
+        if value < 1:
+            raise ValueError(f"{name} is at least 1, got {value}")
+    network = architecture.build(num_classes=num_classes, in_channels=in_channels).eval()
+    with torch.no_grad():
+        shape = tuple(network(torch.zeros(1, in_channels, side, side)).shape)
+    if draw is not None:
+        from archgen.draw import draw as draw_one
+
+        draw_one(architecture, draw)
+    cost = architecture.space.cost.exact(architecture.space.encode(architecture)[None])
+    print(f"space   {architecture.space.name}\narch    {architecture}\nhash    {architecture.hash}")
+    for name, value in cost.items():
+        print(f"{name:7} {value.item():.6g}")
+    count = sum(parameter.numel() for parameter in network.parameters())
+    print(f"module  {count:,} parameters, images (1, {in_channels}, {side}, {side}) -> logits {shape}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `archgen` console script.
+
+    Args:
+        arguments: What stands behind `archgen`; from the command line if absent.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    if words[0] == "--version":
+        from archgen import __version__
+
+        print(__version__)
+        return
+    if words[0] not in COMMANDS:
+        _refuse(f"no command {words[0]!r}; there are {', '.join(COMMANDS)}")
+    from jsonargparse import ArgumentError, auto_cli
+
+    function = getattr(import_module(COMMANDS[words[0]][0]), words[0])
+    try:
+        result = auto_cli(
+            function,
+            args=words[1:],
+            as_positional=words[0] != "train",
+            exit_on_error=False,
+            prog=f"archgen {words[0]}",
+        )
+    except (ArgumentError, ValueError) as error:
+        _refuse(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("archgen: stopped", file=sys.stderr)
+        sys.exit(130)
+    if result is not None:
+        import json
+
+        print(json.dumps(result, indent=1))
+
+
+def _overview() -> str:
+    lines = [f"  {name:10}{summary}" for name, (_, summary) in COMMANDS.items()]
+    usage = "usage: archgen COMMAND ...    archgen COMMAND --help    archgen COMMAND --config recipe.yaml"
+    return "\n".join([usage, "", "Neural networks generated to order.", "", *lines])
+
+
+def _refuse(reason: str) -> None:
+    """Say in one line what is wrong with the request, and stop with status 2."""
+    print(f"archgen: {' '.join(reason.split())[:600]}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _device(name: str) -> str:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def _architecture(text: str, space: str | None) -> Architecture:
+    """The first architecture that a command's argument names."""
+    from archgen.pipeline import read_architectures
+    from archgen.space import load_space, shipped_spaces
+
+    if text == "-":
+        text = sys.stdin.readline().strip()
+    if space is not None or text.startswith("{") or text.endswith((".json", ".jsonl")):
+        found = read_architectures(text, load_space(space) if space is not None else None)
+        if not found:
+            raise ValueError(f"{text} holds no architecture")
+        return found[0]
+    for name in shipped_spaces():
+        try:
+            return load_space(name).parse(text)
+        except ValueError:
+            continue
+    raise ValueError(f"{text[:80]!r} is no member of {', '.join(shipped_spaces())}; name its space with --space")
+
+
+def _write_lines(path: str, records: list[dict[str, Any]]) -> None:
+    import json
+
+    from archgen.hub import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def _draw_all(architectures: list[Architecture], folder: Path) -> None:
+    from tqdm.auto import tqdm
+
+    from archgen.draw import draw, draw_sheet
+
+    for index, architecture in enumerate(tqdm(architectures, desc="drawing", leave=False)):
+        draw(architecture, folder / f"{index:03}.png")
+    if architectures:
+        draw_sheet(architectures, folder / "sheet.png")
+
+
+def _print_table(records: list[dict[str, Any]]) -> None:
+    """One line an architecture; long native strings are cut."""
+    if not records:
+        return
+    costs = [name for name in ("params_m", "macs_m", "depth") if name in records[0]]
+    print("  #  " + "".join(f"{name:>10}" for name in costs) + "  architecture")
+    for index, record in enumerate(records):
+        arch = record["arch"] if len(record["arch"]) <= 110 else record["arch"][:107] + "..."
+        print(f"{index:3}  " + "".join(f"{record[name]:10.4g}" for name in costs) + f"  {arch}")

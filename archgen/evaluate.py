@@ -1,0 +1,244 @@
+"""The numbers on a checkpoint's card, measured: exact distances where a space can be listed, samples elsewhere."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from archgen.benchmark import Table, find_table
+from archgen.hub import replacing, resolve
+from archgen.pipeline import ArchitecturePipeline, CachedNetwork
+from archgen.scheduler import AbsorbingScheduler
+from archgen.space import OPEN
+
+LISTABLE = 200_000  # partial encodings: up to here the sampler's distribution is computed exactly
+
+
+def partial_states(pipeline: ArchitecturePipeline) -> int:
+    """Number of partial encodings of the pipeline's space."""
+    return int(torch.tensor([len(hole.options) + 1.0 for hole in pipeline.space.holes]).prod())
+
+
+@torch.inference_mode()
+def exact_distribution(
+    pipeline: ArchitecturePipeline, wishes: Float[Tensor, "conditions 2"] | None = None, guidance: float = 1.0
+) -> Float[Tensor, " legal"]:
+    """Probability with which the absorbing sampler draws each member, computed, not sampled.
+
+    One hole is decided a call, in uniformly random order, so the chance of every partial encoding follows from those
+    with one hole less. Spaces with conditional holes or rules, and the other process, are not computed.
+
+    Args:
+        pipeline: An absorbing pipeline of a small space.
+        wishes: What is asked of each condition; nothing if absent.
+        guidance: Weight of the conditions.
+
+    Returns:
+        Probabilities in the order of `space.legal_codes`.
+
+    Raises:
+        ValueError: If the space is too large or has rules.
+    """
+    space = pipeline.space
+    ruled = space.rule is not None or any(hole.when for hole in space.holes)
+    if ruled or partial_states(pipeline) > LISTABLE or not isinstance(pipeline.scheduler, AbsorbingScheduler):
+        raise ValueError(f"the distribution over {space.name} cannot be computed exactly")
+    sizes = [len(hole.options) + 1 for hole in space.holes]
+    states = torch.cartesian_prod(*(torch.arange(size) - 1 for size in sizes))  # (S, H), OPEN first
+    strides = torch.tensor(sizes).flip(0).cumprod(0).flip(0) // torch.tensor(sizes)
+    if wishes is None:
+        wishes = torch.full((len(pipeline.conditions), 2), torch.nan)
+    network = CachedNetwork(pipeline.denoiser, space, wishes, guidance)
+    chance = torch.cat([network(part, None).double().softmax(-1) for part in states.split(8192)])  # (S, H, O)
+    reach = torch.zeros(len(states), dtype=torch.float64)
+    reach[0] = 1.0
+    n_open = (states == OPEN).sum(-1)
+    for level in range(len(sizes) - 1, -1, -1):
+        here = (n_open == level).nonzero().flatten()
+        total = torch.zeros(len(here), dtype=torch.float64)
+        for hole in range(len(sizes)):
+            code = states[here, hole]
+            parent = here - (code + 1) * strides[hole]
+            step = reach[parent] * chance[parent, hole, code.clamp_min(0)] / (level + 1)
+            total += torch.where(code == OPEN, 0.0, step)
+        reach[here] = total
+    return reach[n_open == 0]
+
+
+def divergence(p: Float[Tensor, " members"], q: Float[Tensor, " members"]) -> float:
+    """Kullback-Leibler divergence of `p` from `q`, in nat; infinite where `p` has mass and `q` none."""
+    inside = p > 0
+    return float((p[inside] * (p[inside] / q[inside]).log()).sum())
+
+
+def ask(pipeline: ArchitecturePipeline, **wishes: Any) -> Float[Tensor, "conditions 2"]:
+    """The intervals that a request means."""
+    return pipeline._wishes(1, wishes, (), (), None)
+
+
+def conditional_divergence(pipeline: ArchitecturePipeline, name: str) -> dict[str, float]:
+    """Exact distance from the true conditional distribution, over all values of a cost.
+
+    Returns:
+        `mean`, weighted by the values' frequency, and `worst`, of KL(true || model) in nat.
+    """
+    value = pipeline.space.cost.exact(pipeline.space.legal_codes)[name]
+    total, worst = 0.0, 0.0
+    for one in value.unique().tolist():
+        inside = (value == one).double()
+        model = exact_distribution(pipeline, ask(pipeline, **{name: one}))
+        distance = divergence(inside / inside.sum(), model)
+        total, worst = total + distance * inside.mean().item(), max(worst, distance)
+    return {"mean": total, "worst": worst}
+
+
+def deviation(pipeline: ArchitecturePipeline, name: str, n: int, generator: torch.Generator) -> dict[str, float]:
+    """How far samples are from an asked value of a cost, over values between its 2 % and 98 % quantiles.
+
+    Returns:
+        Median and 90 % quantile of the relative deviation, and the share of different encodings among all `n`.
+    """
+    asked = [pipeline.denoiser.quantile(name, level) for level in torch.linspace(0.02, 0.98, 20).tolist()]
+    codes, gaps = [], []
+    for value in asked:
+        result = pipeline(n=n // 20, condition={name: value}, distinct=False, generator=generator)
+        codes.append(result.codes)
+        gaps.append((result.costs[name] - value).abs() / abs(value))
+    gap = torch.cat(gaps)
+    unique = len(torch.cat(codes).unique(dim=0)) / len(gap)
+    return {"median": gap.median().item(), "p90": gap.quantile(0.9).item(), "unique": unique}
+
+
+def best_of(pipeline: ArchitecturePipeline, name: str, truth: Table, column: str, seed: int) -> dict[str, float]:
+    """Mean true value of 1,000, 100 and 10 distinct samples asked to be as high as possible in a measured property."""
+    values = truth.column(column)
+    results = {}
+    for n in (1000, 100, 10):
+        generator = torch.Generator().manual_seed(seed)
+        codes = pipeline(n=n, maximize=name, generator=generator).codes
+        place = torch.cat([truth.codes, codes]).unique(dim=0, return_inverse=True)[1]
+        row = torch.full((int(place.max()) + 1,), -1)
+        row[place[: len(truth)]] = torch.arange(len(truth))
+        results[str(n)] = values[row[place[len(truth) :]]].mean().item()
+    return results
+
+
+def speed(pipeline: ArchitecturePipeline, batch: int, **request: Any) -> float:
+    """Architectures a second: median of five batches after one."""
+    rates = []
+    for repeat in range(6):
+        generator = torch.Generator().manual_seed(repeat)
+        begin = time.perf_counter()
+        pipeline(n=batch, batch_size=batch, distinct=False, generator=generator, **request)
+        rates.append(batch / (time.perf_counter() - begin))
+    return sorted(rates[1:])[2]
+
+
+def evaluate(checkpoint: str, n: int = 10_000, seed: int = 0, write: bool = False) -> dict[str, Any]:
+    """Measure a checkpoint: the numbers on its card, again.
+
+    Args:
+        checkpoint: Name of a shipped checkpoint, a folder, or a Hub id.
+        n: Samples for what is estimated.
+        seed: Seed of the sampler.
+        write: Whether to write the numbers to the checkpoint's `results.json` and card.
+
+    Returns:
+        The numbers, by name.
+    """
+    pipeline = ArchitecturePipeline.load(checkpoint)
+    pipeline.set_progress_bar_config(disable=True)
+    space, generator = pipeline.space, torch.Generator().manual_seed(seed)
+    results: dict[str, Any] = {}
+    free = pipeline(n=n, distinct=False, generator=generator).codes
+    results["legal samples"] = space.feasible(free).double().mean().item()
+    results["unique encodings"] = len(free.unique(dim=0)) / n
+    costs = [name for name in pipeline.conditions if name in space.cost.names]
+    exact = partial_states(pipeline) <= LISTABLE and isinstance(pipeline.scheduler, AbsorbingScheduler)
+    if exact:
+        model = exact_distribution(pipeline)
+        uniform = torch.full_like(model, 1 / len(model))
+        results["KL(model || uniform), nat"] = divergence(model, uniform)
+        results["KL(uniform || model), nat"] = divergence(uniform, model)
+    for name in costs:
+        if exact:
+            results[f"KL(true || model), nat, given {name}"] = conditional_divergence(pipeline, name)
+        results[f"relative deviation from asked {name}"] = deviation(pipeline, name, n, generator)
+    folder = resolve(checkpoint)
+    facts = json.loads((folder / "training.json").read_text()) if (folder / "training.json").exists() else {}
+    for name, (file, column) in ((facts.get("recipe") or {}).get("labels") or {}).items():
+        try:
+            table = Table.read(find_table(file), space)
+        except ValueError:
+            continue  # a user without the table gets the other numbers
+        if "acc" in column:
+            results[f"mean {name} of 1000/100/10, as high as possible"] = best_of(pipeline, name, table, column, seed)
+    results["architectures a second"] = {"free": speed(pipeline, 1024), "threads": torch.get_num_threads()}
+    if costs:
+        value = pipeline.denoiser.quantile(costs[0], 0.5)
+        results["architectures a second"]["conditioned"] = speed(pipeline, 1024, condition={costs[0]: value})
+        results["architectures a second"]["constrained"] = speed(pipeline, 1024, where=f"{costs[0]} <= {value}")
+    if write:
+        with replacing(folder / "results.json") as temporary:
+            temporary.write_text(json.dumps(results, indent=1))
+        write_card(folder, pipeline, facts, results)
+    return results
+
+
+def write_card(
+    folder: Path, pipeline: ArchitecturePipeline, facts: Mapping[str, Any], results: Mapping[str, Any]
+) -> None:
+    """Write the checkpoint's README from what was trained and measured."""
+    recipe, space = facts.get("recipe", {}), pipeline.space
+    name = facts.get("name", folder.name)
+    lines = [
+        "---", "library_name: archgen", "license: apache-2.0", "tags: [architecture-generation, diffusion]", "---",
+        f"# {name}", "",
+        f"Generates architectures of `{space.name}` ({space.size:,} encodings; {space.source}).", "",
+        "```python", "from archgen import ArchitecturePipeline", "",
+        f'pipe = ArchitecturePipeline.from_pretrained("{name}")', "result = pipe(n=16)", "```", "",
+        "## Can be asked for", "",
+        "| property | learned from |", "|---|---|",
+    ]  # fmt: skip
+    for condition, rows in pipeline.config.rows.items():
+        label = (recipe.get("labels") or {}).get(condition)
+        source = (
+            f"{facts['labels'][condition]:,} labels: `{label[0]}`, column `{label[1]}`"
+            if label
+            else f"exact cost of {rows:,} members"
+        )
+        lines.append(f"| `{condition}` | {source} |")
+    lines += ["", "## Training", ""]
+    lines.append(
+        f"`archgen train --config training/{name}.yaml`: {facts.get('rows', 0):,} architectures, "
+        f"{recipe.get('max_steps', 0):,} steps of {recipe.get('batch_size', 0)}, {facts.get('parameters', 0):,} "
+        f"parameters, {facts.get('seconds', 0) / 60:.1f} minutes, torch {facts.get('torch', '')}, process "
+        f"`{recipe.get('process', '')}`, seed {recipe.get('seed', 0)}."
+    )
+    if facts.get("labels"):
+        limit = recipe.get("label_limit")
+        lines += ["", f"Labels used: {sum(facts['labels'].values()):,} values in {len(facts['labels'])} columns"
+                      + (f" of {limit} architectures." if limit else "."), "", DATA_SOURCES]  # fmt: skip
+    lines += ["", "## Measured", "", f"`archgen evaluate {name}`", "", "| what | value |", "|---|---|"]
+    lines += [f"| {key} | {_show(value)} |" for key, value in results.items()]
+    with replacing(folder / "README.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+DATA_SOURCES = (
+    "Accuracies: NATS-Bench (Dong et al., 2021, MIT). Latencies: HW-NAS-Bench (Li et al., ICLR 2021, MIT). The tables "
+    "are not part of this project; `archgen convert` makes them from the official files."
+)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_show(one)}" for key, one in value.items())
+    return f"{value:.4g}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}"

@@ -1,0 +1,28 @@
+"""What all tests share: few threads, and the way to the tables of benchmarks measured by others."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+BESIDE = Path(__file__).parents[2] / "shared" / "data"
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def table() -> Callable[[str], Path]:
+    """Path of a file of the benchmarks measured by others; where it is absent, the test is skipped by its name."""
+    folders = [
+        Path(folder) for folder in os.environ.get("ARCHGEN_BENCHMARKS", str(BESIDE)).split(os.pathsep) if folder
+    ]
+
+    def find(name: str) -> Path:
+        for folder in folders:
+            if (folder / name).exists():
+                return folder / name
+        pytest.skip(f"needs {name}: set ARCHGEN_BENCHMARKS")
+
+    return find

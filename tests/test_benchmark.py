@@ -1,0 +1,535 @@
+"""Tables bind rows to architectures, the oracle counts networks, official files are read without running code."""
+
+import bz2
+import json
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import csv, parquet
+
+from archgen import benchmark
+from archgen.benchmark import BudgetExhausted, Oracle, Table, convert, find_table, join, read_pickle
+from archgen.space import declare, load_space
+
+BESIDE = Path(__file__).parents[2] / "shared" / "data"
+FOLDERS = [Path(folder) for folder in os.environ.get("ARCHGEN_BENCHMARKS", str(BESIDE)).split(os.pathsep) if folder]
+NB201 = load_space("nasbench201")
+CELL = "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|"
+CELLS = [CELL.replace("nor_conv_3x3", op) for op in ("nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")]
+
+
+def outside(name):
+    """A file of the benchmarks measured by others, or a skip that names it."""
+    for folder in FOLDERS:
+        if (folder / name).exists():
+            return folder / name
+    pytest.skip(f"{name} is not in {os.pathsep.join(map(str, FOLDERS))}; see ARCHGEN_BENCHMARKS")
+
+
+def make(space, rows=20, seed=0):
+    """A table of different random members, one column full and one with holes."""
+    codes = space.sample(2 * rows, torch.Generator().manual_seed(seed)).unique(dim=0)[:rows]
+    values = torch.rand(len(codes), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return Table(space, codes, {"accuracy_pct": 100 * values, "latency_ms": values.where(values > 0.5, torch.nan)})
+
+
+def write(path, columns):
+    (csv.write_csv if path.suffix == ".csv" else parquet.write_table)(pa.table(columns), path)
+    return path
+
+
+def equal(a, b):
+    return torch.equal(a.nan_to_num(-1.0), b.nan_to_num(-1.0))
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("suffix", benchmark.READABLE)
+@pytest.mark.parametrize("name", ["nasbench201", "nasbench101", "mnasnet", "mobilenetv3"])
+def test_what_is_written_is_read_back(tmp_path, name, suffix):
+    """Codes and values are bit-identical, missing values stay missing, and no temporary file stays."""
+    table = make(load_space(name))
+    table.write(tmp_path / f"t{suffix}")
+    again = Table.read(tmp_path / f"t{suffix}", table.space)
+    assert torch.equal(again.codes, table.codes) and list(again.columns) == list(table.columns)
+    assert all(equal(again.columns[key], table.columns[key]) for key in table.columns)
+    assert (again.merged, again.name, os.listdir(tmp_path)) == (0, "t", [f"t{suffix}"])
+
+
+SPELLINGS = {
+    "bool": bool, "int": int, "float": float, "word": lambda v: ("no", "yes")[v], "Word": lambda v: str(bool(v)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_options_are_found_in_their_spellings(tmp_path, spelling, suffix):
+    space = load_space("mnasnet")
+    table = make(space)
+    columns = {"score": table.columns["accuracy_pct"].tolist()}
+    for hole, codes in zip(space.holes, table.codes.T.tolist(), strict=True):
+        spell = SPELLINGS[spelling] if hole.attribute == "squeeze_excitation" else (str, float)[spelling == "float"]
+        name = hole.name.replace(".", "_").replace("squeeze_excitation", "se")
+        for word, letter in (("expand", "e"), ("kernel", "k"), ("layers", "l")):
+            name = name.replace(f"_{word}", f"_{letter}")
+        columns[name] = [spell(hole.options[code]) for code in codes]
+    again = Table.read(write(tmp_path / f"t{suffix}", columns), space)
+    assert torch.equal(again.codes, table.codes) and list(again.columns) == ["score"]
+
+
+@pytest.mark.parametrize("absent", [None, "absent", ""])
+def test_a_hole_that_is_not_there_is_empty_in_its_column(tmp_path, absent):
+    space = load_space("mobilenetv3")
+    table = make(space)
+    columns = {"score": table.columns["accuracy_pct"].tolist()}
+    for hole, codes in zip(space.holes, table.codes.T.tolist(), strict=True):
+        words = [hole.options[code] for code in codes]
+        columns[hole.name.replace(".", "_")] = [absent if word == "absent" else str(word) for word in words]
+    assert torch.equal(Table.read(write(tmp_path / "t.csv", columns), space).codes, table.codes)
+    row = columns["stage1_layers"].index("2")
+    columns["stage1_kernel4"][row] = "5"
+    with pytest.raises(ValueError, match=rf"t\.csv, row {row}: .* encodes no member of mobilenetv3"):
+        Table.read(write(tmp_path / "t.csv", columns), space)
+
+
+def test_a_declared_space_reads_its_default_columns_and_optional_edges(tmp_path):
+    space = declare({"name": "tiny", "nodes": {"a": {"op": ["x", "y"]}, "b": {"op": ["x", "y"]}},
+                     "optional_edges": [["input", "b"]]})  # fmt: skip
+    columns = {"a_op": ["x", "y"], "b_op": ["y", "y"], "input->b": [True, False], "loss": [1.0, 2.0]}
+    assert Table.read(write(tmp_path / "t.parquet", columns), space).codes.tolist() == [[0, 1, 1], [1, 1, 0]]
+
+
+def test_rows_of_one_architecture_are_averaged_and_counted(tmp_path):
+    """Equal rows merge silently to the exact value; of differing ones the finite values are averaged."""
+    value = 0.1 + 0.2
+    columns = {"arch_str": [CELLS[0]] * 3 + [CELLS[1]] * 2 + [CELLS[2]] * 2, "a": [value] * 3 + [1.0, 3.0, None, 5.0],
+               "b": [value] * 3 + [None, None, 7.0, 7.0]}  # fmt: skip
+    table = Table.read(write(tmp_path / "t.parquet", columns), NB201)
+    assert [str(NB201.decode(codes)) for codes in table.codes] == CELLS
+    assert table.columns["a"].tolist() == [value, 2.0, 5.0] and table.merged == 2
+    assert table.columns["b"][[0, 2]].tolist() == [value, 7.0] and table.columns["b"][1].isnan()
+
+
+def test_types_are_inferred_from_all_rows_and_infinity_is_missing(tmp_path):
+    empty = [f"{CELLS[0]},,"] * 30_000  # 2 MB
+    lines = ["arch,x,note", *empty, f"{CELLS[1]},2.5,word", f"{CELLS[2]},inf,"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    table = Table.read(tmp_path / "t.csv", NB201)
+    assert list(table.columns) == ["x"] and table.column("x").nan_to_num(-1).tolist() == [-1, 2.5, -1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"arch_str": [CELL, "|x~0|"], "a": [1, 2]}, r"row 1: a nasbench201 cell is written"),
+        ({"arch_str": [None], "a": [1.0]}, r"row 0: a nasbench201 cell"),
+        ({"cell": [CELL], "a": [1.0]}, r"no column 'arch_str', and no 'arch'"),
+        ({"arch_str": pa.array([], pa.string()), "a": pa.array([], pa.float64())}, r"has no rows"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_wrong_row_is_named(tmp_path, columns, sentence, suffix):
+    path = write(tmp_path / f"t{suffix}", columns)
+    with pytest.raises(ValueError, match=sentence) as error:
+        Table.read(path, NB201)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_column_that_is_not_there_or_empty_is_named(tmp_path):
+    columns = {"arch": CELLS, "cifar10_test": [1.0, 2, 3], "gone": pa.array([None] * 3, pa.float64())}
+    table = Table.read(write(tmp_path / "t.parquet", columns), NB201)
+    with pytest.raises(ValueError, match=r"no column 'cifar10_tset'; did you mean cifar10_test\? it has cifar10_test"):
+        table.column("cifar10_tset")
+    with pytest.raises(ValueError, match="'gone' is empty in all of its 3 rows"):
+        table.column("gone")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "space", "sentence"),
+    [
+        ({"codes": torch.zeros(2, 6, dtype=torch.int8)}, "mnasnet", "a table of mnasnet, not of nasbench201"),
+        ({"a": torch.zeros(2)}, "nasbench201", "needs integer 'codes'"),
+        ({"codes": torch.zeros(2, 6)}, "nasbench201", "needs integer 'codes'"),
+        ({"codes": torch.zeros(2, 5, dtype=torch.int8)}, "nasbench201", "needs integer 'codes'"),
+        ({"codes": torch.full((2, 6), -1)}, "nasbench201", "row 0: .* encodes no member"),
+        ({"codes": torch.full((2, 6), 5)}, "nasbench201", "row 0: .* encodes no member"),
+        ({"codes": torch.zeros(2, 6, dtype=torch.int8), "a": torch.zeros(3)}, "nasbench201", "column 'a' needs 2"),
+    ],
+)
+def test_safetensors_of_another_shape_are_refused(tmp_path, tensors, space, sentence):
+    from safetensors.torch import save_file
+
+    save_file(tensors, tmp_path / "t.safetensors", metadata={"space": space})
+    with pytest.raises(ValueError, match=sentence):
+        Table.read(tmp_path / "t.safetensors", NB201)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "t.parquet"
+    path.write_text("old")
+
+    def fail(table, target):
+        Path(target).write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(parquet, "write_table", fail)
+    with pytest.raises(ValueError, match=r"cannot write .*t\.parquet: disk full"):
+        make(NB201).write(path)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["t.parquet"]
+    for wrong in ("t.json", "no/t.csv"):
+        with pytest.raises(ValueError, match=r"the output is one of|no folder"):
+            make(NB201).write(tmp_path / wrong)
+
+
+def test_join_is_an_outer_join():
+    a, b = make(NB201, 20, seed=1), make(NB201, 20, seed=2)
+    b = Table(NB201, torch.cat([a.codes[5:9], b.codes]).unique(dim=0), {}, "b")
+    b.columns["energy_mj"] = torch.arange(len(b), dtype=torch.float64)
+    both = join([a, b])
+    assert len(both) == len({tuple(codes) for t in (a, b) for codes in t.codes.tolist()})
+    for table in (a, b):
+        for name, values in table.columns.items():
+            rows = [both.row(NB201.decode(codes)) for codes in table.codes]
+            assert equal(both.columns[name][rows], values)
+            assert both.columns[name].isfinite().sum() == values.isfinite().sum()
+
+
+def test_join_refuses_what_disagrees():
+    a = make(NB201)
+    assert len(join([a, Table(NB201, a.codes, dict(a.columns), "b")]).columns) == 2
+    with pytest.raises(ValueError, match="'accuracy_pct' differs between the table and b; rename"):
+        join([a, Table(NB201, a.codes, {"accuracy_pct": a.columns["accuracy_pct"] + 1}, "b")])
+    with pytest.raises(ValueError, match="tables of one space"):
+        join([a, make(load_space("mnasnet"))])
+    with pytest.raises(ValueError, match="tables of one space"):
+        join([])
+
+
+def test_find_table_looks_where_it_is_told(tmp_path, monkeypatch):
+    (tmp_path / "b").mkdir()
+    for place in ("one.csv", "b/two.parquet"):
+        (tmp_path / place).touch()
+    monkeypatch.setenv("ARCHGEN_BENCHMARKS", f"{tmp_path}{os.pathsep}{tmp_path / 'b'}{os.pathsep}{tmp_path / 'none'}")
+    assert find_table("two") == find_table("two.parquet") == find_table(str(tmp_path / "b/two.parquet"))
+    with pytest.raises(ValueError, match=r"no table 'three'; found in .*: one, two"):
+        find_table("three")
+
+
+# ---- damaged files --------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """The bytes of one small file of each kind."""
+    folder = tmp_path_factory.mktemp("samples")
+    for suffix in benchmark.READABLE:
+        make(NB201, 3).write(folder / f"t{suffix}")
+    content = OrderedDict(a=[np.float64(1.5), np.arange(3.0)], b={"c": ("x", {1, 2})})
+    (folder / "t.pickle").write_bytes(pickle.dumps(content, protocol=4))
+    (folder / "t.pbz2").write_bytes(bz2.compress(pickle.dumps(content, protocol=4)))
+    return {path.suffix: path.read_bytes() for path in folder.iterdir()}
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_damaged_files_raise_one_sentence(samples, tmp_path, data):
+    """Cut anywhere or with bytes changed, a file is read or refused; nothing but ValueError comes out."""
+    suffix = data.draw(st.sampled_from(sorted(samples)))
+    content = bytearray(samples[suffix])
+    for position in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
+        content[position] = data.draw(st.integers(0, 255))
+    path = tmp_path / f"t{suffix}"
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
+    try:
+        Table.read(path, NB201) if suffix in benchmark.READABLE else read_pickle(path)
+    except ValueError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".safetensors", ".pickle", ".pbz2"])
+def test_every_cut_file_is_refused(samples, tmp_path, suffix):
+    for share in (0, 0.1, 0.5, 0.9):
+        path = tmp_path / f"t{suffix}"
+        path.write_bytes(samples[suffix][: int(share * len(samples[suffix]))])
+        with pytest.raises(ValueError, match="cannot read"):
+            Table.read(path, NB201) if suffix in benchmark.READABLE else read_pickle(path)
+
+
+# ---- oracle ---------------------------------------------------------------------------------------------------------
+def same(a, b):
+    """Two spellings of one network: the operation runs over the first or the last of the paths of two."""
+    return f"|{a}~0|+|none~0|{b}~1|+|none~0|none~1|skip_connect~2|", f"|{a}~0|+|none~0|none~1|+|none~0|{b}~1|none~2|"
+
+
+def test_the_oracle_counts_networks_not_spellings():
+    first, twin = map(NB201.parse, same("nor_conv_3x3", "nor_conv_1x1"))
+    other = NB201.parse(CELLS[2])
+    codes = torch.stack([NB201.encode(a) for a in (first, twin, other)])
+    oracle = Oracle(Table(NB201, codes, {"x": torch.tensor([1.0, 2.0, torch.nan], dtype=torch.float64)}), "x")
+    assert first.hash == twin.hash and codes[0].tolist() != codes[1].tolist()
+    assert oracle([twin, first, twin]).tolist() == [2.0, 2.0, 2.0] and oracle.queries == 1
+    assert oracle(codes)[:2].tolist() == [2.0, 2.0] and oracle(codes)[2].isnan() and oracle.queries == 2
+    assert oracle.history[0] == (str(twin), 2.0) and oracle.history[1][0] == str(other)
+
+
+def test_the_budget_is_never_exceeded_and_a_refused_batch_costs_nothing():
+    table = make(NB201, 15)
+    networks = [NB201.decode(codes) for codes in table.codes]
+    distinct = {network.hash: network for network in networks}
+    oracle = Oracle(table, "accuracy_pct", max_queries=len(distinct) - 1)
+    oracle(list(distinct.values())[:3])
+    with pytest.raises(BudgetExhausted, match=f"with {len(distinct) - 4} of {len(distinct) - 1} left"):
+        oracle(networks)
+    assert oracle.queries == 3
+    oracle(list(distinct.values())[:-1])
+    assert oracle.queries == len(distinct) - 1 and len(oracle(networks[:1])) == 1
+
+
+def test_an_isomorphic_row_answers_and_an_unknown_architecture_does_not():
+    first, twin = map(NB201.parse, same("nor_conv_3x3", "avg_pool_3x3"))
+    table = Table(NB201, NB201.encode(first)[None], {"x": torch.ones(1, dtype=torch.float64)}, "t.csv")
+    oracle = Oracle(table, "x")
+    assert oracle([twin]).item() == 1.0
+    with pytest.raises(ValueError, match=r"t\.csv has no row for \|avg_pool"):
+        oracle([twin, NB201.parse(CELLS[2])])
+    assert oracle.queries == 1 and oracle([]).shape == (0,)
+
+
+# ---- pickles --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_plain_pickles_are_read(tmp_path, protocol):
+    plain = OrderedDict(a=[1, 2.5, None, True], b=("x", {"y": 1}), c=np.float64(0.1), d=np.float32(0.5))
+    plain |= {"set": {1, 2}} if protocol > 2 else {}  # protocol 2 spells it in the words of Python 2
+    plain |= {"e": np.arange(5), "f": np.linspace(0, 1, 4, dtype=">f4"), "g": np.array([{"k": 1}], dtype=object)}
+    (tmp_path / "t.pickle").write_bytes(pickle.dumps(plain, protocol=protocol))
+    got = read_pickle(tmp_path / "t.pickle")
+    assert {k: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for k, v in plain.items()} == got
+
+
+class Reduce:
+    """Pickles as a call."""
+
+    def __init__(self, function, *args, state=None):
+        self.reduced = (function, args, state)[: 2 + (state is not None)]
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def attacks(sentinel):
+    """Pickles that would touch a file, or get hold of what could; the name of each says how."""
+    touch = f"touch {sentinel}"
+    code = f"open({str(sentinel)!r}, 'w')"
+    array, scalar = np._core.multiarray._reconstruct, np._core.multiarray.scalar
+    text = f"{code}\n".encode()
+    calls = {
+        "system": Reduce(os.system, touch),
+        "eval": Reduce(eval, code),
+        "exec": Reduce(exec, code),
+        "open": Reduce(open, str(sentinel), "w"),
+        "getattr": Reduce(getattr, Reduce(__import__, "os"), "system"),
+        "torch": torch.zeros(2),
+        "touch": Reduce(Path.touch, Path(sentinel)),
+        "nested": {"nasbench201": [Reduce(OrderedDict), Reduce(os.system, touch)]},
+        "factory": Reduce(OrderedDict, [Reduce(map, eval, [code])]),
+        "loads": Reduce(pickle.loads, pickle.dumps(Reduce(os.system, touch))),
+        "object scalar": Reduce(scalar, np.dtype("O"), b"8 bytes."),
+        "object array": Reduce(array, np.ndarray, (0,), b"b", state=(1, (1,), np.dtype("O"), False, b"8 bytes.")),
+        "record": Reduce(scalar, np.dtype([("a", "O")]), b"8 bytes."),
+        "overlong": Reduce(array, np.ndarray, (0,), b"b", state=(1, (1 << 40,), np.dtype("f8"), False, b"8 bytes.")),
+        "dtype": Reduce(np.dtype, "f8, O"),
+    }
+    raw = {
+        "inst": b"(S'" + touch.encode() + b"'\nios\nsystem\n.",
+        "global": b"cos\nsystem\n(S'" + touch.encode() + b"'\ntR.",
+        "dotted": b"\x80\x04\x8c\x05numpy\x8c\x13ndarray.__class__.x\x93.",
+        "module": b"cnumpy\n__loader__\n.",
+        "change": b"ccollections\nOrderedDict\n}S'_call'\ncos\nsystem\nsb.",
+        "slots": b"ccollections\nOrderedDict\n(N}S'_call'\nI1\nstb.",
+        "new": b"\x80\x02cnumpy\ndtype\n)\x81.",
+        "persistent": b"Pabc\n.",
+        "extension": b"\x80\x02\x82\x01.",
+        "text": text,
+    }
+    return {name: pickle.dumps(content, protocol=4) for name, content in calls.items()} | raw
+
+
+@pytest.mark.parametrize("name", attacks(Path("x")))
+@pytest.mark.parametrize("suffix", [".pickle", ".pbz2"])
+def test_a_pickle_with_code_in_it_is_refused_unrun(tmp_path, name, suffix):
+    content = attacks(tmp_path / "sentinel")[name]
+    path = tmp_path / f"t{suffix}"
+    path.write_bytes(bz2.compress(content) if suffix == ".pbz2" else content)
+    with pytest.raises(ValueError, match=r"^(refused: .* asks for|cannot read) ") as error:
+        read_pickle(path)
+    assert os.listdir(tmp_path) == [path.name] and "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=str(path)):
+        convert("hw-nas-bench", str(path), str(tmp_path / "out.csv"))
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_refusal_names_what_was_asked_for_and_changes_nothing(tmp_path):
+    path = tmp_path / "t.pickle"
+    path.write_bytes(attacks("x")["slots"])
+    with pytest.raises(ValueError, match="may not change what it calls"):
+        read_pickle(path)
+    path.write_bytes(attacks("x")["nested"])
+    with pytest.raises(ValueError, match=r"asks for posix\.system, but facts are numbers, words and containers"):
+        read_pickle(path)
+    path.write_bytes(pickle.dumps(OrderedDict(a=1)))
+    assert read_pickle(path) == {"a": 1}
+
+
+def test_a_file_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "LIMIT", 1 << 20)
+    (tmp_path / "t.pbz2").write_bytes(bz2.compress(bytes(1 << 21)))
+    with pytest.raises(ValueError, match=r"refused: .* holds more than 1 MiB"):
+        read_pickle(tmp_path / "t.pbz2")
+
+
+# ---- official files -------------------------------------------------------------------------------------------------
+def trial(accuracy, epochs, flops=10.0):
+    names = [f"{split}@{epoch}" for split in ("x-valid", "x-test", "ori-test") for epoch in range(epochs)]
+    accuracies = {name: accuracy if name.endswith(f"@{epochs - 1}") else 0.0 for name in names}
+    return {"eval_acc1es": accuracies, "train_times": OrderedDict.fromkeys(range(epochs), 2.0), "epochs": epochs,
+            "params": np.float64(0.5), "flop": flops, "net_state_dict": None}  # fmt: skip
+
+
+def nats(folder, index=1, archs=CELLS, **changes):
+    """A NATS-Bench folder of one record: three seeds of CIFAR-10 and one of its half."""
+    trials = {("cifar10", seed): trial(90.0 + k, 12, 10.0 + (seed == 888)) for k, seed in enumerate((777, 888, 999))}
+    trials["cifar10-valid", 777] = trial(80.0, 12)
+    result = {"arch_index": index, "arch_str": archs[index], "all_results": trials,
+              "dataset_seed": {"cifar10-valid": [777], "cifar10": [777, 888, 999]}, **changes}  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    for name, content in (("meta", {"meta_archs": archs}), (f"{index:06d}", OrderedDict({"12": result}))):
+        (folder / f"{name}.pickle.pbz2").write_bytes(bz2.compress(pickle.dumps(content, protocol=4)))
+    return str(folder)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_nats_bench_is_averaged_over_its_seeds(tmp_path, capsys, suffix):
+    """Accuracies are means; costs on which the seeds disagree are those of seed 888, as in NATS-Bench's API."""
+    out = tmp_path / f"t{suffix}"
+    convert("nats-bench", nats(tmp_path / "n"), str(out))
+    table = Table.read(out, NB201)
+    row = {name: values.item() for name, values in table.columns.items()}
+    assert str(NB201.decode(table.codes[0])) == CELLS[1] and "1 of 3 architectures" in capsys.readouterr().err
+    assert row == {
+        "arch_index": 1, "cifar10_val_acc_12ep_pct": 80.0, "cifar10_test_acc_12ep_pct": 91.0,
+        "cifar10_train_time_12ep_s": 24.0, "cifar10_params_m": 0.5, "cifar10_flops_m": 11.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"arch_index": 2}, "000001.pickle.pbz2 is no record of NATS-Bench: .* number 2"),
+        ({"all_results": {}}, "is no record of NATS-Bench: KeyError"),
+        ({"dataset_seed": 3}, "is no record of NATS-Bench: AttributeError"),
+        ({"dataset_seed": {"cifar10": []}}, "is no record of NATS-Bench: ZeroDivisionError"),
+    ],
+)
+def test_a_wrong_record_is_named_and_nothing_is_written(tmp_path, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        convert("nats-bench", nats(tmp_path / "n", **changes), str(tmp_path / "t.csv"))
+    assert os.listdir(tmp_path) == ["n"]
+
+
+def test_convert_says_what_it_needs(tmp_path):
+    for source, path, out, sentence in (
+        ("nas-bench", tmp_path, "t.csv", "no format 'nas-bench'; known: nats-bench, hw-nas-bench"),
+        ("nats-bench", tmp_path, "t.csv", r"has no meta\.pickle\.pbz2; give NATS-Bench's folder"),
+        ("nats-bench", tmp_path, "t.safetensors", r"the output is one of \.parquet, \.csv"),
+        ("hw-nas-bench", tmp_path / "none", "t.csv", "cannot read .*none"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            convert(source, str(path), str(tmp_path / out))
+    (tmp_path / "t.pickle").write_bytes(pickle.dumps({"fbnet": {}}))
+    with pytest.raises(ValueError, match=r"t\.pickle is no pickle of HW-NAS-Bench: KeyError 'nasbench201'"):
+        convert("hw-nas-bench", str(tmp_path / "t.pickle"), str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("kind", ["tss", "sss"])
+def test_official_nats_records_give_the_shared_numbers(tmp_path, kind):
+    """Every column that both tables have agrees to 1e-6 on the three sample records."""
+    folder = outside(f"official_format/NATS-{kind}-v1_0-{dict(tss='3ffb9', sss='50262')[kind]}-simple")
+    convert("nats-bench", str(folder), str(tmp_path / "t.parquet"))
+    got = parquet.read_table(tmp_path / "t.parquet").to_pylist()
+    assert [row["arch_index"] for row in got] == [0, 11, 284] and all(None not in row.values() for row in got)
+    if kind == "sss":
+        assert got[1]["arch_str"] == "8:8:8:16:32" and "cifar10_test_acc_90ep_pct" in got[1]
+        return
+    known = parquet.read_table(outside("nas_bench_201.parquet")).to_pylist()
+    shared = got[0].keys() & known[0].keys()
+    assert len(shared) == 14
+    for row in got:
+        for name in shared:
+            assert row[name] == pytest.approx(known[row["arch_index"]][name], abs=1e-6), name
+
+
+def hw(archs, columns):
+    """HW-NAS-Bench's pickle from columns `dataset/metric`."""
+    tables = {}
+    for name, values in columns.items():
+        dataset, metric = name.split("/")
+        tables.setdefault(dataset, {"config": [{"arch_str": arch, "C": 16} for arch in archs]})[metric] = values
+    return {"nasbench201": tables, "fbnet": {"edgegpu_latency": {"Skip": 0.1}}}
+
+
+def test_hw_nas_bench_is_read_with_its_units(tmp_path):
+    columns = {"cifar10/edgegpu_latency": [np.float64(1.5), np.float32(2.5), 3.5],
+               "cifar10/edgetpu_latency": np.array([0.5, -1, 1.5]),
+               "ImageNet16-120/fpga_energy": [1, 2, 3]}  # fmt: skip
+    content = hw(CELLS, columns)
+    (tmp_path / "t.pickle").write_bytes(pickle.dumps(content))
+    convert("hw-nas-bench", str(tmp_path / "t.pickle"), str(tmp_path / "t.parquet"))
+    table = Table.read(tmp_path / "t.parquet", NB201)
+    assert table.column("cifar10_edgegpu_latency_ms").tolist() == [1.5, 2.5, 3.5]
+    assert table.column("cifar10_edgetpu_latency_ms").nan_to_num(-7).tolist() == [0.5, -7, 1.5]
+    assert table.column("imagenet16_120_fpga_energy_mj").tolist() == [1, 2, 3]
+
+
+def test_hw_nas_bench_gives_the_shared_table(tmp_path):
+    """A pickle of the official layout becomes the shared table, and holds the numbers of upstream's notebook."""
+    known = parquet.read_table(outside("hw_nas_bench_201.parquet"))
+    names = {name: name.replace("_", "/", 1).rsplit("_", 1)[0] for name in known.column_names[2:]}
+    columns = {new: np.nan_to_num(known[name].to_numpy(), nan=-1) for name, new in names.items()}
+    (tmp_path / "t.pickle").write_bytes(pickle.dumps(hw(known["arch_str"].to_pylist(), columns)))
+    convert("hw-nas-bench", str(tmp_path / "t.pickle"), str(tmp_path / "t.parquet"))
+    got = parquet.read_table(tmp_path / "t.parquet")
+    for name in known.column_names:
+        assert np.array_equal(got[name].to_numpy(), known[name].to_numpy(), equal_nan=name in names), name
+    for entry in json.loads(outside("official_format/hw_nas_bench_official_example_values.json").read_text()):
+        for metric, value in entry["metrics"].items():
+            unit = {"latency": "ms", "energy": "mj"}.get(metric.rpartition("_")[2])
+            name = f"{entry['dataset']}_{metric}_{unit}"
+            if name in got.column_names and isinstance(entry["index"], int):
+                assert got[name][entry["index"]].as_py() == pytest.approx(value, rel=1e-12)
+
+
+# ---- the shared tables ----------------------------------------------------------------------------------------------
+def test_nasbench201_is_read_whole_and_joined_with_its_latencies():
+    tables = [Table.read(outside(f"{name}.parquet"), NB201) for name in ("nas_bench_201", "hw_nas_bench_201")]
+    both = join(tables)
+    assert (len(both), both.merged, len(both.codes.unique(dim=0))) == (15_625, 0, 15_625)
+    accuracy = both.column("cifar10_test_acc_200ep_pct")
+    assert accuracy.max().item() == pytest.approx(94.3733, abs=1e-4)
+    assert both.column("arch_index")[accuracy.argmax()] == 6111
+    oracle = Oracle(both, "cifar10_test_acc_200ep_pct")
+    assert oracle(both.codes[:300]).max() <= accuracy.max() and oracle.queries < 300
+
+
+def test_accel_nasbench_is_read_and_its_doubled_rows_are_merged():
+    table = Table.read(outside("accel_nasbench.parquet"), load_space("mnasnet"))
+    assert (len(table), table.merged) == (5_125, 13) and table.column("params_m").isfinite().all()
+
+
+def test_nasbench101_is_read():
+    table = Table.read(outside("nas_bench_101_zen_10250.parquet"), load_space("nasbench101"))
+    assert len(table) == 10_250 and table.merged == 0
