@@ -50,7 +50,7 @@ def sample(
         minimize: Learned properties to be as low as possible, separated by commas.
         like: An architecture (native string, or a JSON file) to start from.
         change: How many of its decisions are opened again.
-        guidance: Weight of the conditions: 0 ignores them, 1 is what was learned; by default 1, or 1.5 to reach extremes.
+        guidance: Weight of the conditions: 0 ignores them, 1 is what was learned; by default 1, for extremes 1.5.
         steps: Network calls for each batch; the scheduler's own number if absent.
         distinct: Whether no two results may be equal networks.
         batch_size: Architectures sampled at once.
@@ -156,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args=words[1:],
             as_positional=words[0] != "train",
             exit_on_error=False,
+            allow_abbrev=False,
             prog=f"archgen {words[0]}",
         )
     except (ArgumentError, ValueError) as error:

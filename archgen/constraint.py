@@ -140,6 +140,7 @@ class Constraint:
                 left = right
             if negated:
                 parts = [Atom(part.left, COMPLEMENT[part.compare]) for part in parts]
+            parts = [_normalize(part) for part in parts]
             return parts[0] if len(parts) == 1 else Junction(not negated, tuple(parts))
         raise self._fault(node, "expected a comparison such as params_m <= 0.4")
 
@@ -149,14 +150,13 @@ class Constraint:
             return self._comparison(whole, left, ast.GtE(), low) + self._comparison(whole, left, ast.LtE(), high)
         if type(op) not in COMPARE:
             raise self._fault(whole, "compare with <=, >=, ==, !=, <, > or 'in [low, high]'")
-        difference = self._linear(left).plus(self._linear(right), -1)
+        difference = self._linear(left).plus(self._linear(right), -1.0)
         factors = [abs(factor) for _, factor in (*difference.costs, *difference.counts) if factor]
         if not factors:
             raise self._fault(whole, f"compares numbers alone; name one of {self._known()}")
         if not all(1 / LARGEST < number < LARGEST for number in (*factors, 1 + abs(difference.constant))):
             raise self._fault(whole, f"numbers lie between {1 / LARGEST:g} and {LARGEST:g}")
-        # In the unit of the largest factor, so that TOLERANCE means the same however the condition is written.
-        return [Atom(left.times(1 / max(factors)), compare) for left, compare in _round(difference, COMPARE[type(op)])]
+        return [Atom(difference, COMPARE[type(op)])]
 
     def _linear(self, node: ast.expr) -> Linear:
         if (
@@ -168,11 +168,11 @@ class Constraint:
                 raise self._fault(node, "a number is too large")
             return Linear(constant=float(node.value))
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
-            return self._linear(node.operand).times(-1 if isinstance(node.op, ast.USub) else 1)
+            return self._linear(node.operand).times(-1.0 if isinstance(node.op, ast.USub) else 1.0)
         if isinstance(node, ast.BinOp):
             left, right = self._linear(node.left), self._linear(node.right)
             if isinstance(node.op, (ast.Add, ast.Sub)):
-                return left.plus(right, 1 if isinstance(node.op, ast.Add) else -1)
+                return left.plus(right, 1.0 if isinstance(node.op, ast.Add) else -1.0)
             numeric = [side for side in (left, right) if not side.costs and not side.counts]
             if isinstance(node.op, ast.Mult) and numeric:
                 return (right if numeric[0] is left else left).times(numeric[0].constant)
@@ -434,17 +434,24 @@ class Constraint:
         return torch.empty(0, len(self.space.holes), dtype=torch.long)
 
 
-def _round(left: Linear, compare: str) -> Iterator[tuple[Linear, str]]:
-    """Depths and counts are whole numbers: `depth < 5` is `depth <= 4`, which bounds can tell from `depth <= 5`."""
-    whole = all(name == "depth" for name, _ in left.costs)
-    if compare == "!=" or not (whole and all(f.is_integer() for _, f in (*left.costs, *left.counts))):
-        yield left, compare
-        return
+def _normalize(atom: Atom) -> Atom | Junction:
+    """The comparison in the unit of its largest factor, so that TOLERANCE means the same however it is written.
+
+    Depths and counts are whole numbers: `depth < 5` becomes `depth <= 4`, which bounds can tell from `depth <= 5`.
+    """
+    left, compare = atom.left, atom.compare
+    factors = [factor for _, factor in (*left.costs, *left.counts)]
+    unit = 1 / max(map(abs, factors))
+    whole = all(name == "depth" for name, _ in left.costs) and all(factor.is_integer() for factor in factors)
+    if not whole or compare == "!=":
+        return Atom(left.times(unit), compare)
     constant = round(left.constant, 9)
-    if compare in ("<", "<=", "=="):
-        yield replace(left, constant=floor(constant) + 1.0 if compare == "<" else float(ceil(constant))), "<="
-    if compare in (">", ">=", "=="):
-        yield replace(left, constant=ceil(constant) - 1.0 if compare == ">" else float(floor(constant))), ">="
+    ends = {"<": floor(constant) + 1, "<=": ceil(constant), ">": ceil(constant) - 1, ">=": floor(constant)}
+    parts = tuple(
+        Atom(replace(left, constant=float(ends[end])).times(unit), end.rstrip("=") + "=")
+        for end in (("<=", ">=") if compare == "==" else (compare,))
+    )
+    return parts[0] if len(parts) == 1 else Junction(True, parts)
 
 
 def _node_by_node(space: SearchSpace, most: int = 20_000) -> Int[Tensor, "nodes choices holes"] | None:

@@ -163,7 +163,7 @@ class ArchitecturePipeline(DiffusionPipeline):
             guidance = 1.5 if extreme else 1.0
         network = CachedNetwork(self.denoiser, self.space, wishes, guidance)
         held = [each for each in (constraint, self._steer(condition or {})) if each is not None]
-        found: dict[Any, Tensor] = {}
+        found: dict[Any, tuple[Architecture, Tensor]] = {}
         drawn = idle = 0
         progress = self.progress_bar(total=n)
         while len(found) < n and idle < IDLE_ROUNDS:
@@ -176,15 +176,15 @@ class ArchitecturePipeline(DiffusionPipeline):
                     codes = torch.cat([codes, near, fallback])
                 codes = codes[constraint.holds(codes)]
             drawn += size
-            for row in codes:
-                key = self.space.decode(row).hash if distinct else len(found)
+            for architecture, row in zip(self.space.decode_all(codes), codes, strict=True):
+                key = architecture.hash if distinct else len(found)
                 if key not in found and len(found) < n:
-                    found[key] = row
+                    found[key] = (architecture, row)
             progress.update(len(found) - before)
             idle = 0 if len(found) > before else idle + 1
         progress.close()
-        codes = torch.stack(list(found.values())) if found else torch.empty(0, len(self.space.holes)).long()
-        return ArchitectureOutput([self.space.decode(row) for row in codes], codes, drawn)
+        codes = torch.stack([row for _, row in found.values()]) if found else template[None][:0]
+        return ArchitectureOutput([architecture for architecture, _ in found.values()], codes, drawn)
 
     def _draw_batch(
         self,

@@ -92,7 +92,7 @@ class PropertyPredictor:
         return torch.stack([extend(score[:, c], known, self.sorted[:, c]) for c in range(score.shape[1])], -1).float()
 
     def _graphs(self, codes: Int[Tensor, "rows holes"]) -> Batch:
-        return Batch.from_data_list([self.space.decode(row).to_pyg() for row in codes])
+        return Batch.from_data_list([architecture.to_pyg() for architecture in self.space.decode_all(codes)])
 
 
 def normal_score(level: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

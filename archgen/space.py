@@ -250,13 +250,24 @@ class SearchSpace:
         Raises:
             ValueError: If the codes are incomplete or illegal.
         """
-        codes = torch.as_tensor(codes, dtype=torch.long).reshape(1, -1)
+        return self.decode_all(torch.as_tensor(codes, dtype=torch.long).reshape(1, -1))[0]
+
+    def decode_all(self, codes: Int[Tensor, "batch holes"]) -> list[Architecture]:
+        """The architectures of complete encodings.
+
+        Raises:
+            ValueError: If some are incomplete or illegal.
+        """
         if codes.shape[1] != len(self.holes):
             raise ValueError(f"{self.name} has {len(self.holes)} holes, got {codes.shape[1]} codes")
-        in_range = (codes >= 0) & (codes < self.option_mask.sum(-1))
-        if not (in_range.all() and self.feasible(codes).item()):
-            raise ValueError(f"these codes are no legal member of {self.name}: {codes[0].tolist()}")
-        chosen = {hole.name: hole.options[code] for hole, code in zip(self.holes, codes[0].tolist(), strict=True)}
+        legal = ((codes >= 0) & (codes < self.option_mask.sum(-1))).all(-1)
+        legal &= self.feasible(torch.where(legal[:, None], codes, 0))
+        if not legal.all():
+            raise ValueError(f"these codes are no legal member of {self.name}: {codes[~legal][0].tolist()}")
+        return [self._assemble(row) for row in codes.tolist()]
+
+    def _assemble(self, codes: list[int]) -> Architecture:
+        chosen = {hole.name: hole.options[code] for hole, code in zip(self.holes, codes, strict=True)}
         edges = [*self.edges]
         edges += [e for e in self.open_edges if chosen[f"{self.slots[e[0]].name}->{self.slots[e[1]].name}"]]
         nodes, position = [], {}

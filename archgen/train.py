@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from jaxtyping import Float, Int
@@ -287,6 +287,9 @@ def train(
     folder = Path(out)
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True)
+        ],  # each diffusion leaves some unused
         log_with=trackers or None,
         project_config=ProjectConfiguration(project_dir=str(folder / "state")),
     )

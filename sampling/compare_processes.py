@@ -1,6 +1,6 @@
 """Absorbing against variance-exploding diffusion: quality and time at growing numbers of network calls.
 
-    python sampling/compare_processes.py --out sampling/processes.json --figure sampling/processes.svg
+`python sampling/compare_processes.py --out sampling/processes.json --figure sampling/processes.svg`
 
 Both checkpoints have the same network size and data. Needs `nas_bench_201.parquet` (see datasets/README.md).
 """
@@ -54,7 +54,7 @@ def plot(results: dict[str, list[dict[str, float]]], path: str) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
-    panels = [("pair KL, nat", "distance from uniform, nat"), ("share in the top 1 %", "share in the top 1 % asked for"),
+    panels = [("pair KL, nat", "distance from uniform, nat"), ("share in the top 1 %", "share in the top 1 % asked"),
               ("seconds for 1000", "seconds for 1,000 architectures")]  # fmt: skip
     for axes, (key, label) in zip(figure.subplots(1, 3), panels, strict=True):
         for process, colour in (("absorbing", "#b2182b"), ("ve", "#2166ac")):

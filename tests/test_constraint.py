@@ -83,8 +83,8 @@ def random_atom(rng, values):
     costs = [name for name in values if not name.startswith("count")]
     name = rng.choice(costs * 4 + list(values))
     expression, value = name, values[name]
-    for _ in range(rng.choice([0, 0, 0, 1, 2])):
-        other, factor = rng.choice(list(values)), rng.choice(["2", "0.5", "-1", "30"])
+    for other in rng.sample([other for other in values if other != name], rng.choice([0, 0, 0, 1, 2])):
+        factor = rng.choice(["2", "0.5", "-1", "30"])
         if rng.random() < 0.5:
             expression, value = f"({expression} + {factor} * {other})", value + Fraction(factor) * values[other]
         else:
@@ -303,7 +303,7 @@ def test_what_lies_beyond_the_extremes_is_refused_with_the_nearest(space):
     costs = {
         name: (low.item(), high.item()) for name, (low, high) in space.cost.bounds(space.option_mask[None]).items()
     }
-    for name, (low, high) in {**costs, **dict(list(counts.items())[:3])}.items():
+    for name, (low, high) in {**costs, **dict(list(counts.items())[:1])}.items():
         for text in (f"{name} < {low:.6f}", f"depth >= 0 and {name} > {high:.6f}", f"{name} == {high + 1:.6f}"):
             answer, seconds = decide(Constraint(text, space))
             assert isinstance(answer, str), text
@@ -382,17 +382,18 @@ def test_a_proof_of_contradiction_is_never_wrong():
     assert proven > 0.5 * empty > 20
 
 
-def test_branch_and_bound_finds_what_descent_misses(monkeypatch):
-    """With the descent switched off, bounds alone lead to a member or to the proof that there is none."""
-    monkeypatch.setattr(Constraint, "descend", lambda self, codes, deadline: codes[:1])
-    monkeypatch.setattr(Constraint, "_contradicts_itself", lambda self: False)
-    for text in ("depth == 22 and count(expand == 6) == 7", "depth == 7 and params_m >= 5", "count(kernel == 5) == 7"):
-        found, _ = decide(Constraint(text, MNASNET))
-        assert not isinstance(found, str) and Constraint(text, MNASNET).holds(found).all()
-    assert (
-        "no member of mnasnet meets"
-        in decide(Constraint("count(expand == 6) >= 6 and count(expand == 1) >= 2", MNASNET))[0]
-    )
+def test_branch_and_bound_agrees_with_the_full_list():
+    """Without descent, bounds alone lead to a member or to the proof that there is none."""
+    rng, codes, empty = random.Random(8), STAGES.legal_codes, 0
+    members = facts(STAGES, STAGES.sample(60, seeded()))
+    for _ in range(60):
+        text = " and ".join(random_formula(rng, rng.choice(members), 1) for _ in range(rng.randint(1, 3)))
+        constraint = Constraint(text, STAGES)
+        found = constraint._branch_and_bound(time.monotonic() + 60, chunk=64)
+        assert constraint.holds(found).all() and STAGES.feasible(found).all()
+        assert bool(len(found)) == constraint.holds(codes).any(), text
+        empty += not len(found)
+    assert 5 < empty < 55
 
 
 def block(op, shape, width):
@@ -513,8 +514,8 @@ def test_long_and_deep_texts_end_soon(case):
     assert time.perf_counter() - start < 5
 
 
-WORDS = """params_m macs_m depth count( none nor_conv_3x3 ) ( and or not in [ ] , <= >= == != < > + - * / 0.4 3 0 1e-9 1e999
-           'a' op True if else # é lambda :""".split()
+WORDS = """params_m macs_m depth count( none nor_conv_3x3 ) ( and or not in [ ] , <= >= == != < > + - * / 0.4 3 0 1e-9
+           1e999 'a' op True if else # é lambda :""".split()
 
 
 @QUICK

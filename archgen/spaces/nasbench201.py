@@ -107,7 +107,7 @@ class NASBench201Builder(Builder):
 
     @cached_property
     def cost(self) -> Cost:
-        """Costs of the CIFAR-10 network (C=16, N=5): multiply-adds of convolutions and the classifier, with its bias."""
+        """Costs of the CIFAR-10 network (C=16, N=5): multiply-adds of convolutions and classifier, with its bias."""
         classes, side = self.space.skeleton["classes"], self.space.skeleton["resolution"]
         widths = [WIDTH << stage for stage in range(3)]
         squares = [(side >> stage) ** 2 for stage in range(3)]
