@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from archgen.benchmark import Table, find_table
+from archgen.guidance import CachedNetwork
 from archgen.hub import replacing, resolve
-from archgen.pipeline import ArchitecturePipeline, CachedNetwork
+from archgen.pipeline import ArchitecturePipeline
 from archgen.scheduler import AbsorbingScheduler
 from archgen.space import OPEN
 
@@ -80,7 +81,7 @@ def divergence(p: Float[Tensor, " members"], q: Float[Tensor, " members"]) -> fl
 
 def ask(pipeline: ArchitecturePipeline, **wishes: Any) -> Float[Tensor, "conditions 2"]:
     """The intervals that a request means."""
-    return pipeline._wishes(1, wishes, (), (), None)
+    return pipeline._intervals(1, pipeline._check_wishes(wishes, (), ()))
 
 
 def conditional_divergence(pipeline: ArchitecturePipeline, name: str) -> dict[str, float]:

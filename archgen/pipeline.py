@@ -14,18 +14,20 @@ from typing import Any
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 # The components are imported by module, since from_pretrained looks them up among the loaded modules.
 from archgen.constraint import Constraint
-from archgen.denoiser import GraphDenoiser, reachable_range
+from archgen.denoiser import GraphDenoiser
 from archgen.graph import Architecture
+from archgen.guidance import CachedNetwork, LegalDecision, belief
 from archgen.hub import resolve
-from archgen.scheduler import AbsorbingScheduler, VEScheduler, draw
+from archgen.scheduler import AbsorbingScheduler, VEScheduler
 from archgen.space import OPEN, SearchSpace, load_space
 
 IDLE_ROUNDS = 6  # ever larger batches without a new architecture before the search for more is given up
+SHARPER = 1.5  # guidance towards extremes, where nothing else is asked for
 NEAR = 0.01  # relative: how close draws are kept to an asked value of a cost, where some completion gets there
 
 Wish = float | int | str | tuple[float, float] | list[float]
@@ -153,38 +155,43 @@ class ArchitecturePipeline(DiffusionPipeline):
             archgen.constraint.Infeasible: If no member of the space meets `where`.
         """
         _check_counts(n=n, steps=steps, batch_size=batch_size, change=change)
+        wishes = self._check_wishes(condition, maximize, minimize)
         constraint = Constraint(where, self.space) if where else None
         template = self._template(like, change)
-        if constraint is not None:
-            fallback = constraint.witness(generator)
-        wishes = self._wishes(n, condition, maximize, minimize, constraint)
-        extreme = bool(maximize or minimize) or any(isinstance(wish, str) for wish in (condition or {}).values())
+        fallback = template[None][:0] if constraint is None else constraint.witness(generator)
+        extremes = {name: wish for name, wish in wishes.items() if isinstance(wish, str)}
+        pilot = self._pilot(constraint, fallback, generator) if constraint is not None and extremes else None
+        intervals = self._intervals(n, wishes, constraint, pilot)
         if guidance is None:
-            guidance = 1.5 if extreme else 1.0
-        network = CachedNetwork(self.denoiser, self.space, wishes, guidance)
-        held = [each for each in (constraint, self._steer(condition or {})) if each is not None]
-        found: dict[Any, tuple[Architecture, Tensor]] = {}
-        drawn = idle = 0
-        progress = self.progress_bar(total=n)
-        while len(found) < n and idle < IDLE_ROUNDS:
-            size = min(batch_size, max(n - len(found), 64 << idle if drawn else 1))
+            guidance = SHARPER if extremes else 1.0
+        network = CachedNetwork(self.denoiser, self.space, intervals, guidance)
+        held = [each for each in (constraint, self._steer(wishes)) if each is not None]
+        believed = constraint is not None and set(extremes) - set(self.space.cost.names)
+        enough = max(n, min(8 * n, 256)) if believed and isinstance(self.scheduler, AbsorbingScheduler) else n
+        drawn, idle, found = 0, 0, {}
+        progress = self.progress_bar(total=enough)
+        while len(found) < enough and idle < IDLE_ROUNDS:
+            size = min(batch_size, max(enough - len(found), 64 << idle if drawn else 1))
             codes = self._draw_batch(size, template, change, held, network, steps, generator)
-            before = len(found)
             if constraint is not None:
                 if idle and like is None:  # drawing alone does not get there: walk from what was drawn, then list
                     near = constraint.descend(codes, time.monotonic() + 1.0, keep=max(48, 2 * size))
                     codes = torch.cat([codes, near, fallback])
                 codes = codes[constraint.holds(codes)]
-            drawn += size
+            before, drawn = len(found), drawn + size
             for architecture, row in zip(self.space.decode_all(codes), codes, strict=True):
                 key = architecture.hash if distinct else len(found)
-                if key not in found and len(found) < n:
+                if key not in found and len(found) < enough:
                     found[key] = (architecture, row)
             progress.update(len(found) - before)
             idle = 0 if len(found) > before else idle + 1
         progress.close()
+        architectures = [architecture for architecture, _ in found.values()]
         codes = torch.stack([row for _, row in found.values()]) if found else template[None][:0]
-        return ArchitectureOutput([architecture for architecture, _ in found.values()], codes, drawn)
+        if len(found) > n:
+            best = self._promise(codes, extremes).argsort(descending=True, stable=True)[:n]
+            architectures, codes = [architectures[row] for row in best.tolist()], codes[best]
+        return ArchitectureOutput(architectures, codes, drawn)
 
     def _draw_batch(
         self,
@@ -225,167 +232,101 @@ class ArchitecturePipeline(DiffusionPipeline):
         rank = torch.rand(codes.shape, generator=generator).argsort(-1).argsort(-1)
         return codes.masked_fill(rank < (len(template) if change is None else change), OPEN)
 
-    def _wishes(
-        self,
-        n: int,
-        condition: Mapping[str, Wish] | None,
-        maximize: str | Iterable[str],
-        minimize: str | Iterable[str],
-        constraint: Constraint | None,
-    ) -> Float[Tensor, "conditions 2"]:
-        wishes: dict[str, Wish] = {}
+    def _check_wishes(
+        self, condition: Mapping[str, Wish] | None, maximize: str | Iterable[str], minimize: str | Iterable[str]
+    ) -> dict[str, Wish]:
+        """All wishes by property, each well formed."""
+        pairs = [(name, wish) for name, wish in (condition or {}).items()]
         for names, wish in ((maximize, "high"), (minimize, "low")):
-            for name in [names] if isinstance(names, str) else names:
-                wishes[name] = wish
-        for name, wish in (condition or {}).items():
+            pairs += [(name, wish) for name in ([names] if isinstance(names, str) else names)]
+        wishes: dict[str, Wish] = {}
+        for name, wish in pairs:
+            if name not in self.conditions:
+                raise ValueError(
+                    f"this checkpoint knows no {name!r}; it knows {', '.join(self.conditions) or 'nothing'}"
+                )
             if name in wishes:
                 raise ValueError(f"{name} is asked for twice")
-            wishes[name] = wish
+            ends = [wish, wish] if isinstance(wish, (int, float)) else wish
+            numbers = isinstance(ends, (list, tuple)) and all(isinstance(end, (int, float)) for end in ends)
+            if not (
+                wish in ("high", "low") if isinstance(wish, str) else numbers and len(ends) == 2 and ends[0] <= ends[1]
+            ):
+                raise ValueError(f"{name} can be a number, [low, high], 'high' or 'low', got {wish!r}")
+            wishes[name] = wish if isinstance(wish, str) else (float(ends[0]), float(ends[1]))
+        return wishes
+
+    def _intervals(
+        self,
+        n: int,
+        wishes: Mapping[str, Wish],
+        constraint: Constraint | None = None,
+        pilot: Int[Tensor, "drawn holes"] | None = None,
+    ) -> Float[Tensor, "conditions 2"]:
+        """What the wishes, and a hard constraint, ask of each condition."""
         intervals = torch.full((len(self.conditions), 2), torch.nan)
         for row, name in enumerate(self.conditions):  # a hard constraint steers the network too
             ends = constraint.interval(name) if constraint and name in constraint.names else (-torch.inf, torch.inf)
             if ends[0] <= ends[1] and ends != (-torch.inf, torch.inf):
                 intervals[row] = torch.tensor(ends)
         for name, wish in wishes.items():
-            if name not in self.conditions:
-                raise ValueError(
-                    f"this checkpoint knows no {name!r}; it knows {', '.join(self.conditions) or 'nothing'}"
-                )
-            intervals[self.conditions.index(name)] = self._interval(name, wish, n)
+            if isinstance(wish, str):
+                share = min(0.5, max(10, 1.15 * n) / self.config.rows.get(name, 10_000))
+                interval = self._tail(name, wish, share if pilot is None else self._share(name, wish, share, pilot))
+            else:
+                interval = torch.tensor(wish, dtype=torch.float64).float()
+            intervals[self.conditions.index(name)] = interval
         return intervals
 
-    def _steer(self, condition: Mapping[str, Wish]) -> Constraint | None:
+    def _steer(self, wishes: Mapping[str, Wish]) -> Constraint | None:
         """Asked values and intervals of what can be counted, as a constraint on the way, not on the result."""
         parts = []
-        for name, wish in condition.items():
+        for name, wish in wishes.items():
             if name in self.space.cost.names and not isinstance(wish, str):
-                low, high = (wish, wish) if isinstance(wish, (int, float)) else wish
+                low, high = wish
                 parts.append(f"{low - NEAR * abs(low)!r} <= {name} <= {high + NEAR * abs(high)!r}")
         return Constraint(" and ".join(parts), self.space) if parts else None
 
-    def _interval(self, name: str, wish: Wish, n: int) -> Float[Tensor, 2]:
-        """What a wish means in the units of the property.
+    def _tail(self, name: str, wish: str, share: float) -> Float[Tensor, "2"]:
+        """The interval that holds this share of what was learned from, at the upper or the lower end."""
+        level = self.denoiser.quantile(name, 1 - share if wish == "high" else share)
+        return torch.tensor([level, torch.inf] if wish == "high" else [-torch.inf, level])
 
-        "As high as possible" is the top of what was learned from, no larger than what `n` distinct results need.
-        """
-        if isinstance(wish, str):
-            rows = self.config.rows.get(name, 10_000)
-            share = min(0.5, max(10, 1.15 * n) / rows)
-            if wish not in ("high", "low"):
-                raise ValueError(f"{name} can be a number, [low, high], 'high' or 'low', got {wish!r}")
-            level = self.denoiser.quantile(name, 1 - share if wish == "high" else share)
-            return torch.tensor([level, torch.inf] if wish == "high" else [-torch.inf, level])
-        ends = [wish, wish] if isinstance(wish, (int, float)) else list(wish)
-        if len(ends) != 2 or not all(isinstance(end, (int, float)) for end in ends) or not ends[0] <= ends[1]:
-            raise ValueError(f"{name} can be a number, [low, high], 'high' or 'low', got {wish!r}")
-        return torch.tensor(ends, dtype=torch.float64).float()
+    def _pilot(
+        self, constraint: Constraint, fallback: Tensor, generator: torch.Generator | None, size: int = 256
+    ) -> Int[Tensor, "drawn holes"]:
+        """Some members that meet a constraint, drawn without wishes."""
+        free = CachedNetwork(self.denoiser, self.space, torch.full((len(self.conditions), 2), torch.nan), 1.0)
+        template = torch.full((len(self.space.holes),), OPEN)
+        codes = self._draw_batch(size, template, None, [constraint], free, 8, generator)
+        codes = codes[constraint.holds(codes)]
+        return codes if len(codes) >= size // 8 else torch.cat([codes, fallback[:size]])
 
+    def _within(
+        self, name: str, wish: str, share: float, codes: Int[Tensor, "batch holes"]
+    ) -> Float[Tensor, " batch"]:
+        """Whether members are in the tail: counted, or as far as the network believes it."""
+        interval = self._tail(name, wish, share)
+        if name in self.space.cost.names:
+            value = self.space.cost.exact(codes)[name]
+            return ((interval[0] <= value) & (value <= interval[1])).double()
+        asked = torch.full((len(self.conditions), 2), torch.nan)
+        asked[self.conditions.index(name)] = interval
+        return belief(self.denoiser, self.space, codes, asked, share)
 
-class CachedNetwork:
-    """The denoiser under fixed conditions with classifier-free guidance; equal inputs of a batch are computed once.
+    def _share(self, name: str, wish: str, share: float, pilot: Int[Tensor, "drawn holes"]) -> float:
+        """The smallest tail, in steps of two from `share`, that two in a hundred pilot draws are in."""
+        if name not in self.space.cost.names and not isinstance(self.scheduler, AbsorbingScheduler):
+            return share  # the other process gives no likelihood
+        while share < 0.5 and self._within(name, wish, share, pilot).mean() < 0.02:
+            share = 2 * share
+        return min(share, 0.5)
 
-    Args:
-        denoiser: The network.
-        space: Whose costs tell what is still within reach.
-        wishes: What is asked of each condition, `(conditions, 2)`, NaN where nothing is.
-        guidance: Weight of the conditional prediction (Ho & Salimans, 2022): `free + guidance (conditional - free)`.
-    """
-
-    def __init__(
-        self, denoiser: GraphDenoiser, space: SearchSpace, wishes: Float[Tensor, "conditions 2"], guidance: float
-    ):
-        self.denoiser, self.space, self.guidance = denoiser, space, guidance
-        self.asked = wishes[None].to(denoiser.device)
-        self.free = torch.full_like(self.asked, torch.nan)
-        known = ~wishes.isnan().any(-1)
-        self.conditional = bool(known.any()) and guidance != 0
-        names = denoiser.config.conditions
-        self.counted = any(known[index] and name in space.cost.names for index, name in enumerate(names))
-
-    def __call__(self, x: Tensor, t: Tensor | None) -> Float[Tensor, "batch holes options"]:
-        """Logits of the clean options."""
-        inverse, within = None, None
-        if not x.is_floating_point():
-            x, inverse = _unique_rows(x, self.denoiser.config)
-            if self.conditional and self.counted:
-                within = reachable_range(self.space, x, self.denoiser.config.conditions)
-        logits = self.denoiser(x, t, self.asked if self.conditional else self.free, within)
-        if self.conditional and self.guidance != 1:
-            free = self.denoiser(x, t, self.free)
-            logits = torch.where(self.denoiser.valid, free + self.guidance * (logits - free), -torch.inf)
-        return logits if inverse is None else logits[inverse]
-
-
-class LegalDecision:
-    """Draws options for chosen holes one after the other, so that a legal completion is always left.
-
-    Args:
-        space: Whose rules hold.
-        held: What is to be reachable as well, as far as bounds can tell; the first matters most.
-        generator: Source of randomness.
-    """
-
-    def __init__(self, space: SearchSpace, held: list[Constraint], generator: torch.Generator | None):
-        self.space, self.held, self.generator = space, held, generator
-        self.free = not held and space.rule is None and all(hole.when is None for hole in space.holes)
-
-    def __call__(
-        self,
-        logits: Float[Tensor, "batch holes options"],
-        codes: Int[Tensor, "batch holes"],
-        chosen: Bool[Tensor, "batch holes"],
-    ) -> Int[Tensor, "batch holes"]:
-        """Codes with the chosen holes decided."""
-        device = codes.device
-        logits, codes, chosen = logits.cpu(), codes.cpu().clone(), chosen.cpu()
-        if self.free:
-            return torch.where(chosen, draw(logits, self.generator), codes).to(device)
-        order = torch.where(chosen, torch.rand(chosen.shape, generator=self.generator), 2.0).argsort(-1)
-        for place in range(int(chosen.sum(-1).max()) if chosen.numel() else 0):
-            rows = (chosen.sum(-1) > place).nonzero().flatten()
-            holes = order[rows, place]
-            allowed = self.allowed(codes[rows], holes)
-            wish = logits[rows, holes].masked_fill(~allowed, -torch.inf)
-            codes[rows, holes] = draw(wish, self.generator)
-        return codes.to(device)
-
-    def allowed(
-        self, codes: Int[Tensor, "batch holes"], holes: Int[Tensor, " batch"]
-    ) -> Bool[Tensor, "batch options"]:
-        """Options of one hole per row after which a legal completion exists, and one that may meet what is held.
-
-        Where a constraint leaves nothing, it is passed over; if it is a hard one, the row is drawn again later.
-        """
-        batch = torch.arange(len(codes))
-        legal = self.space.domains(codes)[batch, holes]
-        if self.space.rule is None and not self.held:
-            return legal
-        row, option = legal.nonzero(as_tuple=True)
-        trial = codes[row]
-        trial[torch.arange(len(row)), holes[row]] = option
-        if self.space.rule is not None:
-            legal = legal.clone()
-            legal[row, option] = self.space.feasible(trial)
-        domains = self.space.domains(trial) if self.held else trial
-        for constraint in self.held:
-            reachable = torch.zeros_like(legal)
-            reachable[row, option] = constraint.possible(domains)
-            both = legal & reachable
-            legal = torch.where(both.any(-1, keepdim=True), both, legal)
-        return legal
-
-
-def _unique_rows(codes: Int[Tensor, "batch holes"], config: Any) -> tuple[Tensor, Tensor]:
-    """Distinct rows and where each row is among them."""
-    base = len(config.words[0]) + 1
-    if codes.shape[1] * torch.log2(torch.tensor(float(base))) < 62:
-        weights = base ** torch.arange(codes.shape[1], device=codes.device)
-        keys = ((codes + 1) * weights).sum(-1)
-        distinct, inverse = keys.unique(return_inverse=True)
-        first = torch.empty(len(distinct), dtype=torch.long, device=codes.device)
-        first[inverse] = torch.arange(len(codes), device=codes.device)
-        return codes[first], inverse
-    return codes.unique(dim=0, return_inverse=True)
+    def _promise(self, codes: Int[Tensor, "batch holes"], extremes: Mapping[str, str]) -> Float[Tensor, " batch"]:
+        """How far out in the tails asked for the network believes each member to be: the sum over halved tails."""
+        return sum(
+            self._within(name, wish, 0.5**step, codes) for name, wish in extremes.items() for step in range(1, 11)
+        )
 
 
 def _check_counts(**counts: int | None) -> None:

@@ -6,7 +6,7 @@ import json
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib import import_module
 from itertools import pairwise
@@ -583,7 +583,7 @@ def _load_shipped(name: str) -> SearchSpace:
     folder = Path(__file__).parent / "spaces"
     if (folder / f"{name}.py").exists():
         return import_module(f"archgen.spaces.{name}").SPACE
-    return _read_declaration(folder / f"{name}.yaml")
+    return replace(_read_declaration(folder / f"{name}.yaml"), declaration={})  # its name says it all
 
 
 def _read_declaration(path: Path) -> SearchSpace:

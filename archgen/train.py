@@ -26,7 +26,7 @@ from archgen.hub import replacing, replacing_folder
 from archgen.pipeline import ArchitecturePipeline
 from archgen.predictor import PropertyPredictor
 from archgen.scheduler import AbsorbingScheduler, VEScheduler
-from archgen.space import SearchSpace, load_space, shipped_spaces
+from archgen.space import SearchSpace, load_space
 
 SMALLEST_TAIL = 10  # rows: the sharpest "as high as possible" that is trained
 
@@ -303,7 +303,7 @@ def train(
     run.fit(optim, max_steps, batch_size, seed, save_every, folder / "state" / "state.pt", recipe)
     if accelerator.is_main_process:
         rows = {name: int(value.isfinite().sum()) for name, value in pool.values.items()}
-        pipeline = ArchitecturePipeline(run.averaged(), run.scheduler, space=portable(where), rows=rows)
+        pipeline = ArchitecturePipeline(run.averaged(), run.scheduler, space=where.spec, rows=rows)
         facts = {"name": folder.name, "recipe": recipe, "rows": len(pool.codes),
                  "labels": {name: min(rows[name], label_limit or rows[name]) for name in labels or {}},
                  "parameters": sum(p.numel() for p in denoiser.parameters()), "seconds": round(run.seconds, 1),
@@ -418,13 +418,6 @@ class Run:
         """The network with its averaged weights."""
         self.average.copy_to(self.denoiser.parameters())
         return self.denoiser.eval()
-
-
-def portable(space: SearchSpace) -> str | dict:
-    """What a checkpoint says of its space: the name of a shipped one, or the whole declaration."""
-    if space.name in shipped_spaces() and load_space(space.name) is space:
-        return space.name
-    return dict(space.declaration)
 
 
 def _flat(recipe: dict) -> dict[str, str]:

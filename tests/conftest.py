@@ -13,7 +13,7 @@ torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 @pytest.fixture(scope="session")
-def table() -> Callable[[str], Path]:
+def outside() -> Callable[[str], Path]:
     """Path of a file of the benchmarks measured by others; where it is absent, the test is skipped by its name."""
     folders = [
         Path(folder) for folder in os.environ.get("ARCHGEN_BENCHMARKS", str(BESIDE)).split(os.pathsep) if folder

@@ -19,19 +19,9 @@ from archgen import benchmark
 from archgen.benchmark import BudgetExhausted, Oracle, Table, convert, find_table, join, read_pickle
 from archgen.space import declare, load_space
 
-BESIDE = Path(__file__).parents[2] / "shared" / "data"
-FOLDERS = [Path(folder) for folder in os.environ.get("ARCHGEN_BENCHMARKS", str(BESIDE)).split(os.pathsep) if folder]
 NB201 = load_space("nasbench201")
 CELL = "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|"
 CELLS = [CELL.replace("nor_conv_3x3", op) for op in ("nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")]
-
-
-def outside(name):
-    """A file of the benchmarks measured by others, or a skip that names it."""
-    for folder in FOLDERS:
-        if (folder / name).exists():
-            return folder / name
-    pytest.skip(f"{name} is not in {os.pathsep.join(map(str, FOLDERS))}; see ARCHGEN_BENCHMARKS")
 
 
 def make(space, rows=20, seed=0):
@@ -456,7 +446,7 @@ def test_convert_says_what_it_needs(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["tss", "sss"])
-def test_official_nats_records_give_the_shared_numbers(tmp_path, kind):
+def test_official_nats_records_give_the_shared_numbers(tmp_path, outside, kind):
     """Every column that both tables have agrees to 1e-6 on the three sample records."""
     folder = outside(f"official_format/NATS-{kind}-v1_0-{dict(tss='3ffb9', sss='50262')[kind]}-simple")
     convert("nats-bench", str(folder), str(tmp_path / "t.parquet"))
@@ -495,7 +485,7 @@ def test_hw_nas_bench_is_read_with_its_units(tmp_path):
     assert table.column("imagenet16_120_fpga_energy_mj").tolist() == [1, 2, 3]
 
 
-def test_hw_nas_bench_gives_the_shared_table(tmp_path):
+def test_hw_nas_bench_gives_the_shared_table(tmp_path, outside):
     """A pickle of the official layout becomes the shared table, and holds the numbers of upstream's notebook."""
     known = parquet.read_table(outside("hw_nas_bench_201.parquet"))
     names = {name: name.replace("_", "/", 1).rsplit("_", 1)[0] for name in known.column_names[2:]}
@@ -514,7 +504,7 @@ def test_hw_nas_bench_gives_the_shared_table(tmp_path):
 
 
 # ---- the shared tables ----------------------------------------------------------------------------------------------
-def test_nasbench201_is_read_whole_and_joined_with_its_latencies():
+def test_nasbench201_is_read_whole_and_joined_with_its_latencies(outside):
     tables = [Table.read(outside(f"{name}.parquet"), NB201) for name in ("nas_bench_201", "hw_nas_bench_201")]
     both = join(tables)
     assert (len(both), both.merged, len(both.codes.unique(dim=0))) == (15_625, 0, 15_625)
@@ -525,11 +515,11 @@ def test_nasbench201_is_read_whole_and_joined_with_its_latencies():
     assert oracle(both.codes[:300]).max() <= accuracy.max() and oracle.queries < 300
 
 
-def test_accel_nasbench_is_read_and_its_doubled_rows_are_merged():
+def test_accel_nasbench_is_read_and_its_doubled_rows_are_merged(outside):
     table = Table.read(outside("accel_nasbench.parquet"), load_space("mnasnet"))
     assert (len(table), table.merged) == (5_125, 13) and table.column("params_m").isfinite().all()
 
 
-def test_nasbench101_is_read():
+def test_nasbench101_is_read(outside):
     table = Table.read(outside("nas_bench_101_zen_10250.parquet"), load_space("nasbench101"))
     assert len(table) == 10_250 and table.merged == 0

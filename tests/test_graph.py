@@ -195,10 +195,10 @@ def classes():
     return members
 
 
-def test_nasbench201_has_4930_expressions_that_join_the_published_classes(classes, table):
+def test_nasbench201_has_4930_expressions_that_join_the_published_classes(classes, outside):
     """Coarser than the 6,466 classes of the benchmark: each of them lies in one of ours."""
     columns = parquet.read_table(
-        table("nas_bench_201.parquet"), columns=["arch_str", "isomorph_arch_index"]
+        outside("nas_bench_201.parquet"), columns=["arch_str", "isomorph_arch_index"]
     ).to_pydict()
     ours = {row: key for key, rows in classes.items() for row in rows}
     position = {str(NB201.decode(codes)): row for row, codes in enumerate(NB201.legal_codes.tolist())}

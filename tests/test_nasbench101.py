@@ -2,8 +2,6 @@
 
 import itertools
 import json
-import os
-from pathlib import Path
 
 import networkx
 import pytest
@@ -12,15 +10,6 @@ import torch
 from archgen.build import measure
 from archgen.space import OPEN
 from archgen.spaces.nasbench101 import INNER, OPS, PAIRS, SPACE, VERTICES, Codec, rule
-
-FOLDER = Path(os.environ.get("ARCHGEN_BENCHMARKS", Path(__file__).parents[2] / "shared" / "data"))
-TABLES = [
-    pytest.param(
-        FOLDER / name,
-        marks=pytest.mark.skipif(not (FOLDER / name).exists(), reason=f"needs {name} (set ARCHGEN_BENCHMARKS)"),
-    )
-    for name in ("nas_bench_101_subset500.parquet", "nas_bench_101_zen_10250.parquet")
-]
 
 
 def seeded(seed=0):
@@ -165,11 +154,11 @@ def test_parse_says_what_is_wrong(text, message):
         SPACE.parse(text)
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_tables_are_read_and_priced(table):
+@pytest.mark.parametrize("table", ["nas_bench_101_subset500.parquet", "nas_bench_101_zen_10250.parquet"])
+def test_tables_are_read_and_priced(outside, table):
     """Parameters of every row equal the published ones; pruned cells print as they were."""
     parquet = pytest.importorskip("pyarrow.parquet")
-    columns = parquet.read_table(table).to_pydict()
+    columns = parquet.read_table(outside(table)).to_pydict()
     texts = [f"{a} {o}" for a, o in zip(columns["module_adjacency"], columns["module_operations"], strict=True)]
     cells = [Codec.parse(text, SPACE) for text in texts]
     assert all(len(cell.nodes) < len(json.loads(text.partition("]] ")[2])) or Codec.format(cell) == text

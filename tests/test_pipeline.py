@@ -10,7 +10,8 @@ import torch
 from archgen.constraint import Constraint, Infeasible
 from archgen.denoiser import GraphDenoiser, reachable_range
 from archgen.evaluate import divergence, exact_distribution
-from archgen.pipeline import ArchitecturePipeline, CachedNetwork, read_architectures
+from archgen.guidance import CachedNetwork, belief
+from archgen.pipeline import ArchitecturePipeline, read_architectures
 from archgen.scheduler import AbsorbingScheduler, VEScheduler
 from archgen.space import OPEN, load_space
 
