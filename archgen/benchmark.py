@@ -535,7 +535,7 @@ def _prefix(dataset: str) -> str:
     return dataset.lower().replace("-", "_")
 
 
-def convert(source: str, path: str, out: str) -> None:
+def convert(source: str, path: str, out: str = "table.parquet") -> None:
     """Turn a benchmark's official files into a table.
 
     Args:

@@ -208,9 +208,9 @@ class ArchitecturePipeline(DiffusionPipeline):
         n_open = int((codes == OPEN).sum(-1).max())
         scheduler, device = self.scheduler, self.denoiser.device
         state = scheduler.start(codes.to(device), self.denoiser.valid, generator)
-        for t, s in pairwise(list(scheduler.times(steps, n_open))):
-            x, level = scheduler.inputs(state, float(t))
-            state = scheduler.step(network(x, level), float(t), float(s), state, decide, generator)
+        for t, s in pairwise(scheduler.times(steps, n_open).tolist()):
+            x, level = scheduler.inputs(state, t)
+            state = scheduler.step(network(x, level), t, s, state, decide, generator)
         return state.cpu()
 
     def _template(self, like: str | Architecture | None, change: int | None) -> Int[Tensor, " holes"]:

@@ -147,7 +147,7 @@ class VEScheduler(SchedulerMixin, ConfigMixin):
             n_open: Not used: the process does not know the holes.
         """
         levels = torch.linspace(1, 0, max(1, (calls or 2000) // 2) + 1, dtype=torch.float64)
-        return [*levels[:-1].repeat_interleave(2).tolist(), 0.0]
+        return torch.cat([levels[:-1].repeat_interleave(2), levels[-1:]])
 
     def clean(self, codes: Int[Tensor, "batch holes"], valid: Bool[Tensor, "holes options"]) -> Tensor:
         """Options in {-1, +1}; 0 where a hole has no such option."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -299,7 +300,9 @@ def train(
     scheduler = AbsorbingScheduler() if process == "absorbing" else VEScheduler()
     run = Run(accelerator, where, denoiser, scheduler, pool, events)
     if trackers:
-        accelerator.init_trackers("archgen", config=_flat(recipe))
+        wandb = {"mode": os.environ.get("WANDB_MODE", "offline"), "dir": str(folder / "state")}
+        flat = {key: str(value) for key, value in recipe.items()}
+        accelerator.init_trackers("archgen", config=flat, init_kwargs={"wandb": wandb})
     run.fit(optim, max_steps, batch_size, seed, save_every, folder / "state" / "state.pt", recipe)
     if accelerator.is_main_process:
         rows = {name: int(value.isfinite().sum()) for name, value in pool.values.items()}
@@ -418,7 +421,3 @@ class Run:
         """The network with its averaged weights."""
         self.average.copy_to(self.denoiser.parameters())
         return self.denoiser.eval()
-
-
-def _flat(recipe: dict) -> dict[str, str]:
-    return {key: str(value) for key, value in recipe.items()}

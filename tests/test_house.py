@@ -120,7 +120,6 @@ def test_one_key_in_five_places(key):
     assert recipe["out"] == f"checkpoints/{key}"
 
 
-@pytest.mark.xfail(reason="not all four are trained yet; take this mark away when they are", strict=True)
 def test_four_checkpoints_are_shipped():
     assert set(CHECKPOINTS) >= SHIPPED
 
