@@ -243,7 +243,7 @@ def write_card(
         lines += ["", f"Labels used: {sum(facts['labels'].values()):,} values in {len(facts['labels'])} columns"
                       + (f" of {limit} architectures." if limit else "."), "", DATA_SOURCES]  # fmt: skip
     lines += ["", "## Measured", "", f"`archgen evaluate {name}`", "", "| what | value |", "|---|---|"]
-    lines += [f"| {key} | {_show(value)} |" for key, value in results.items()]
+    lines += [f"| {key} | {_show(value)} |".replace("||", "from") for key, value in results.items()]
     with replacing(folder / "README.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n")
 
