@@ -14,7 +14,7 @@ sample: $(READY)
 	.venv/bin/archgen build out/first.json --draw out/first.png
 
 test: $(READY)
-	.venv/bin/pytest -q
+	.venv/bin/pytest -q -n 2
 
 lint: $(READY)
 	.venv/bin/ruff check .

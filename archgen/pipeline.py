@@ -170,7 +170,7 @@ class ArchitecturePipeline(DiffusionPipeline):
         enough = max(n, min(8 * n, 256)) if believed and isinstance(self.scheduler, AbsorbingScheduler) else n
         drawn, idle, found = 0, 0, {}
         progress = self.progress_bar(total=enough)
-        while len(found) < enough and idle < IDLE_ROUNDS:
+        while len(found) < enough and idle < (IDLE_ROUNDS if len(found) < n else 1):
             size = min(batch_size, max(enough - len(found), 64 << idle if drawn else 1))
             codes = self._draw_batch(size, template, change, held, network, steps, generator)
             if constraint is not None:

@@ -1,4 +1,4 @@
-"""What all tests share: few threads, and the way to the tables of benchmarks measured by others."""
+"""What all tests share: one thread each, and the way to the tables of benchmarks measured by others."""
 
 import os
 from collections.abc import Callable
@@ -9,7 +9,8 @@ import torch
 
 BESIDE = Path(__file__).parents[2] / "shared" / "data"
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+torch.set_num_threads(1)  # the tests share the cores among processes
+os.environ["OMP_NUM_THREADS"] = "1"  # and so do the commands they start
 
 
 @pytest.fixture(scope="session")
