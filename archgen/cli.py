@@ -60,7 +60,8 @@ def sample(
     """
     import torch
 
-    from archgen.pipeline import ArchitecturePipeline, read_architectures
+    from archgen.pipeline import ArchitecturePipeline
+    from archgen.space import read_architectures
 
     pipeline = ArchitecturePipeline.load(checkpoint).to(_device(device))
     start = None
@@ -202,8 +203,7 @@ def _device(name: str) -> str:
 
 def _architecture(text: str, space: str | None) -> Architecture:
     """The first architecture that a command's argument names."""
-    from archgen.pipeline import read_architectures
-    from archgen.space import load_space, shipped_spaces
+    from archgen.space import load_space, read_architectures, shipped_spaces
 
     if text == "-":
         text = sys.stdin.readline().strip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from archgen.graph import Architecture
 from archgen.guidance import CachedNetwork, LegalDecision, belief
 from archgen.hub import resolve
 from archgen.scheduler import AbsorbingScheduler, VEScheduler
-from archgen.space import OPEN, SearchSpace, load_space
+from archgen.space import OPEN, load_space
 
 IDLE_ROUNDS = 6  # ever larger batches without a new architecture before the search for more is given up
 SHARPER = 1.5  # guidance towards extremes, where nothing else is asked for
@@ -337,37 +336,3 @@ def _check_counts(**counts: int | None) -> None:
 
 def _number(value: float) -> float | int:
     return int(value) if value.is_integer() else value
-
-
-def read_architectures(text: str, space: SearchSpace | None = None) -> list[Architecture]:
-    """Architectures from a native string, from JSON, or from the path of a file of JSON lines as `sample` writes.
-
-    Args:
-        text: A native string, a JSON object, or the path of a `.json` or `.jsonl` file.
-        space: The space of a native string; files say their own.
-
-    Raises:
-        ValueError: If the text is neither.
-    """
-    path, lines = Path(text), [text]
-    if text.lstrip().startswith("{"):
-        path = Path("the JSON given")
-    elif path.suffix not in (".json", ".jsonl"):
-        if space is None:
-            raise ValueError("a native string needs the name of its space")
-        return [space.parse(text)]
-    else:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            found.append((space or load_space(entry["space"])).parse(json.dumps(entry)))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {number}, holds no architecture: {error}") from error
-    return found

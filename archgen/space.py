@@ -596,3 +596,37 @@ def _read_declaration(path: Path) -> SearchSpace:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path} is no readable YAML: {' '.join(str(error).split())[:200]}") from error
     return declare(entry)
+
+
+def read_architectures(text: str, space: SearchSpace | None = None) -> list[Architecture]:
+    """Architectures from a native string, from JSON, or from the path of a file of JSON lines as `sample` writes.
+
+    Args:
+        text: A native string, a JSON object, or the path of a `.json` or `.jsonl` file.
+        space: The space of a native string; files say their own.
+
+    Raises:
+        ValueError: If the text is neither.
+    """
+    path, lines = Path(text), [text]
+    if text.lstrip().startswith("{"):
+        path = Path("the JSON given")
+    elif path.suffix not in (".json", ".jsonl"):
+        if space is None:
+            raise ValueError("a native string needs the name of its space")
+        return [space.parse(text)]
+    else:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            found.append((space or load_space(entry["space"])).parse(json.dumps(entry)))
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {number}, holds no architecture: {error}") from error
+    return found

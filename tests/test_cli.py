@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from archgen.cli import main, sample
 from archgen.hub import shipped_checkpoints
-from archgen.pipeline import read_architectures
+from archgen.space import read_architectures
 
 ROOT = Path(__file__).parents[1]
 

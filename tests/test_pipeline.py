@@ -12,9 +12,9 @@ from archgen.constraint import Constraint, Infeasible
 from archgen.denoiser import GraphDenoiser, reachable_range
 from archgen.evaluate import divergence, exact_distribution
 from archgen.guidance import CachedNetwork, belief
-from archgen.pipeline import ArchitecturePipeline, read_architectures
+from archgen.pipeline import ArchitecturePipeline
 from archgen.scheduler import AbsorbingScheduler, VEScheduler
-from archgen.space import OPEN, load_space
+from archgen.space import OPEN, load_space, read_architectures
 
 SPACES = ("nasbench201", "nasbench101", "mnasnet", "mobilenetv3")
 
