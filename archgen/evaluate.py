@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +23,12 @@ from archgen.space import OPEN
 LISTABLE = 200_000  # partial encodings: up to here the sampler's distribution is computed exactly
 
 
-def partial_states(pipeline: ArchitecturePipeline) -> int:
-    """Number of partial encodings of the pipeline's space."""
-    return int(torch.tensor([len(hole.options) + 1.0 for hole in pipeline.space.holes]).prod())
+def computable(pipeline: ArchitecturePipeline) -> bool:
+    """Whether the distribution can be computed exactly: an absorbing pipeline of a small space without rules."""
+    space = pipeline.space
+    states = math.prod(len(hole.options) + 1 for hole in space.holes)
+    ruled = space.rule is not None or any(hole.when for hole in space.holes)
+    return states <= LISTABLE and not ruled and isinstance(pipeline.scheduler, AbsorbingScheduler)
 
 
 @torch.inference_mode()
@@ -48,8 +52,7 @@ def exact_distribution(
         ValueError: If the space is too large or has rules.
     """
     space = pipeline.space
-    ruled = space.rule is not None or any(hole.when for hole in space.holes)
-    if ruled or partial_states(pipeline) > LISTABLE or not isinstance(pipeline.scheduler, AbsorbingScheduler):
+    if not computable(pipeline):
         raise ValueError(f"the distribution over {space.name} cannot be computed exactly")
     sizes = [len(hole.options) + 1 for hole in space.holes]
     states = torch.cartesian_prod(*(torch.arange(size) - 1 for size in sizes))  # (S, H), OPEN first
@@ -113,7 +116,7 @@ def deviation(
     for value in asked:
         result = pipeline(n=n // 20, condition={name: value}, distinct=False, steps=steps, generator=generator)
         codes.append(result.codes)
-        gaps.append((result.costs[name] - value).abs() / abs(value))
+        gaps.append((result.costs[name] - value).abs() / (abs(value) or 1))
     gap = torch.cat(gaps)
     unique = len(torch.cat(codes).unique(dim=0)) / len(gap)
     return {"median": gap.median().item(), "p90": gap.quantile(0.9).item(), "unique": unique}
@@ -169,7 +172,7 @@ def evaluate(
     results["legal samples"] = space.feasible(free).double().mean().item()
     results["unique encodings"] = len(free.unique(dim=0)) / n
     costs = [name for name in pipeline.conditions if name in space.cost.names]
-    exact = partial_states(pipeline) <= LISTABLE and isinstance(pipeline.scheduler, AbsorbingScheduler)
+    exact = computable(pipeline)
     if exact:
         model = exact_distribution(pipeline)
         uniform = torch.full_like(model, 1 / len(model))

@@ -244,7 +244,7 @@ def train(
     save_every: int = 500,
     trackers: list[str] | None = None,
     mixed_precision: str = "no",
-    samples: int = 10_000,
+    samples: int = 2_000,
 ) -> None:
     """Train the generator of a search space and write it as a checkpoint.
 

@@ -128,13 +128,20 @@ def test_both_processes_train_and_load(tmp_path):
 
 
 def test_a_declared_space_travels_with_its_checkpoint(tmp_path):
-    entry = {"name": "mine", "nodes": {"a": {"op": ["x", "y"]}, "b": {"op": ["x", "z"], "width": [8, 16, 32]}}}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(entry))
-    train(**{**TINY, "space": str(tmp_path / "mine.yaml")}, out=str(tmp_path / "out"), max_steps=2)
+    entry = {
+        "name": "mine",
+        "nodes": {
+            "a": {"op": ["x", "y"]},
+            "b": {"op": ["x", "z"], "width": [8, 16, 32], "k": {"options": [3, 5], "when": {"op": ["z"]}}},
+        },
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(entry, sort_keys=False))
+    train(**{**TINY, "space": str(tmp_path / "mine.yaml"), "samples": 100}, out=str(tmp_path / "out"), max_steps=2)
+    assert "relative deviation from asked depth" in (tmp_path / "out" / "README.md").read_text()
     (tmp_path / "mine.yaml").unlink()
     pipeline = ArchitecturePipeline.load(tmp_path / "out")
     assert pipeline.space.name == "mine"
-    assert pipeline(n=3, where="count(width == 8) == 1").architectures[0].nodes[2].attributes == (("width", 8),)
+    assert pipeline(n=3, where="count(width == 8) == 1").architectures[0].nodes[2].attributes[0] == ("width", 8)
 
 
 @pytest.mark.parametrize(
