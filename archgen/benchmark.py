@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from archgen.graph import Architecture
+from archgen.hub import replacing
 from archgen.space import ABSENT, Hole, SearchSpace
 
 READABLE = (".parquet", ".csv", ".safetensors")
@@ -131,7 +132,7 @@ class Table:
             from safetensors.torch import save_file
 
             tensors = {name: tensor.contiguous().clone() for name, tensor in {key: self.codes, **self.columns}.items()}
-            with _replacing(path) as temporary:
+            with replacing(path) as temporary:
                 save_file(tensors, temporary, metadata={"space": self.space.name})
             return
         space = _relaxed(self.space)
@@ -346,19 +347,6 @@ def _checked_output(path: str | Path, suffixes: Sequence[str]) -> Path:
     return path
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`: it takes its place when the block ends well, and is removed when not."""
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except Exception as error:
-        raise ValueError(f"cannot write {path}: {_brief(error)}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _write_arrow(columns: Mapping[str, list | Tensor], path: Path) -> None:
     import pyarrow as pa
     from pyarrow import csv, parquet
@@ -367,7 +355,7 @@ def _write_arrow(columns: Mapping[str, list | Tensor], path: Path) -> None:
         name: pa.array(values.numpy(), from_pandas=True) if isinstance(values, Tensor) else values
         for name, values in columns.items()
     }
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         (csv.write_csv if path.suffix == ".csv" else parquet.write_table)(pa.table(plain), temporary)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from archgen.graph import Architecture, Node, Value
-from archgen.space import ABSENT, OPEN, Hole, SearchSpace, Slot
+from archgen.space import ABSENT, Hole, SearchSpace, Slot
 
 MILLION = 1e6
 Bounds = tuple[Tensor, Tensor]
@@ -126,6 +126,17 @@ class Cost:
         weights = self._weights.exact(codes)[0]
         present = {hole.span: codes[:, i] == 1 for i, hole in enumerate(self.space.holes) if hole.kind == "edge"}
         return {**result, "depth": self._longest_path(weights, present)}
+
+    def operations(self, codes: Int[Tensor, "batch holes"]) -> dict[str, Int[Tensor, " batch"]]:
+        """How many nodes of complete encodings have each operation, input, output and absent nodes left out."""
+        counts: dict[str, Tensor] = {}
+        for slot in self.space.slots[1:-1]:
+            column = next((i for i, hole in enumerate(self.space.holes) if hole.name == f"{slot.name}.op"), None)
+            for code, op in enumerate(slot.choices["op"]):
+                if op != self.space.absent:
+                    here = torch.ones_like(codes[:, 0]) if column is None else (codes[:, column] == code).long()
+                    counts[op] = counts.get(op, 0) + here
+        return counts
 
     def bounds(self, domains: Bool[Tensor, "batch holes options"]) -> dict[str, Bounds]:
         """Lower and upper bound of each cost over every completion that the domains allow.
@@ -677,18 +688,3 @@ class InvertedResidualBuilder(Builder):
             *tail,
             nn.Linear(features or head, num_classes),
         )
-
-
-def count_operations(architectures: Iterable[Architecture]) -> list[dict[str, int]]:
-    """How often each operation occurs in each architecture, inputs and outputs left out."""
-    counts = []
-    for architecture in architectures:
-        count: dict[str, int] = {}
-        for node in architecture.nodes[1:-1]:
-            count[node.op] = count.get(node.op, 0) + 1
-        counts.append(count)
-    return counts
-
-
-__all__ = ["OPEN", "Bounds", "Builder", "CallableBuilder", "Cost", "GraphNetwork", "InvertedResidualBuilder", "Layer",
-           "Term", "TermSum", "count_operations", "fixed_of", "holes_of", "measure", "table_of"]  # fmt: skip

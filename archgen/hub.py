@@ -54,7 +54,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its name when the block ends well, and vanishes otherwise.
 
     Raises:
-        ValueError: If the folder cannot be written to.
+        ValueError: If it cannot be written.
     """
     path = Path(path)
     try:
@@ -70,8 +70,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except IsADirectoryError as error:
-        raise ValueError(f"cannot write {path}: it is a folder") from error
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

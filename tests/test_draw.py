@@ -98,7 +98,7 @@ def test_failures_are_one_sentence_and_leave_nothing(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", full)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(ValueError, match="no space"):
             draw(architecture, tmp_path / "a.png")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "matplotlib", None)
