@@ -138,15 +138,15 @@ def best_of(
     return results
 
 
-def speed(pipeline: ArchitecturePipeline, batch: int, **request: Any) -> float:
-    """Architectures a second: median of three batches after one."""
+def speed(pipeline: ArchitecturePipeline, batch: int, repeats: int = 3, **request: Any) -> float:
+    """Architectures a second: median over the repeats, after one batch that is not counted."""
     rates = []
-    for repeat in range(4):
+    for repeat in range(repeats + 1):
         generator = torch.Generator().manual_seed(repeat)
         begin = time.perf_counter()
         pipeline(n=batch, batch_size=batch, distinct=False, generator=generator, **request)
         rates.append(batch / (time.perf_counter() - begin))
-    return sorted(rates[1:])[1]
+    return sorted(rates[1:])[repeats // 2]
 
 
 def evaluate(

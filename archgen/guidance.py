@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -128,28 +129,34 @@ def log_likelihood(
     return total
 
 
-def belief(
-    denoiser: GraphDenoiser,
-    space: SearchSpace,
-    codes: Int[Tensor, "batch holes"],
-    wishes: Float[Tensor, "conditions 2"],
-    share: float,
-) -> Float[Tensor, " batch"]:
-    """Probability that each architecture meets the wishes, by Bayes' rule from the generator alone.
+class Belief:
+    """Probability that architectures meet a wish, by Bayes' rule from the generator alone.
 
     Args:
         denoiser: An absorbing network.
         space: Its space.
-        codes: Complete encodings.
-        wishes: What is asked of each condition, NaN where nothing is.
-        share: Prior probability of the wishes.
+        codes: Complete encodings, `(batch, holes)`.
     """
-    free = torch.full_like(wishes, torch.nan)
-    asked, prior = (
-        log_likelihood(CachedNetwork(denoiser, space, one, 1.0), codes, torch.Generator().manual_seed(0))
-        for one in (wishes, free)
-    )
-    return (share * (asked - prior).exp()).clamp_max(1.0)
+
+    def __init__(self, denoiser: GraphDenoiser, space: SearchSpace, codes: Int[Tensor, "batch holes"]):
+        self.denoiser, self.space, self.codes = denoiser, space, codes
+
+    @cached_property
+    def _prior(self) -> Float[Tensor, " batch"]:
+        return self._log_likelihood(torch.full((len(self.denoiser.config.conditions), 2), torch.nan))
+
+    def _log_likelihood(self, wishes: Float[Tensor, "conditions 2"]) -> Float[Tensor, " batch"]:
+        network = CachedNetwork(self.denoiser, self.space, wishes, 1.0)
+        return log_likelihood(network, self.codes, torch.Generator().manual_seed(0))
+
+    def __call__(self, wishes: Float[Tensor, "conditions 2"], share: float) -> Float[Tensor, " batch"]:
+        """Probability for each architecture.
+
+        Args:
+            wishes: What is asked of each condition, NaN where nothing is.
+            share: Prior probability of the wishes.
+        """
+        return (share * (self._log_likelihood(wishes) - self._prior).exp()).clamp_max(1.0)
 
 
 def _unique_rows(codes: Int[Tensor, "batch holes"], config: Any) -> tuple[Tensor, Tensor]:

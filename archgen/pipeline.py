@@ -20,7 +20,7 @@ from torch import Tensor
 from archgen.constraint import Constraint
 from archgen.denoiser import GraphDenoiser
 from archgen.graph import Architecture
-from archgen.guidance import CachedNetwork, LegalDecision, belief
+from archgen.guidance import Belief, CachedNetwork, LegalDecision
 from archgen.hub import resolve
 from archgen.scheduler import AbsorbingScheduler, VEScheduler
 from archgen.space import OPEN, load_space
@@ -301,31 +301,30 @@ class ArchitecturePipeline(DiffusionPipeline):
         codes = codes[constraint.holds(codes)]
         return codes if len(codes) >= size // 8 else torch.cat([codes, fallback[:size]])
 
-    def _within(
-        self, name: str, wish: str, share: float, codes: Int[Tensor, "batch holes"]
-    ) -> Float[Tensor, " batch"]:
+    def _within(self, name: str, wish: str, share: float, belief: Belief) -> Float[Tensor, " batch"]:
         """Whether members are in the tail: counted, or as far as the network believes it."""
         interval = self._tail(name, wish, share)
         if name in self.space.cost.names:
-            value = self.space.cost.exact(codes)[name]
+            value = self.space.cost.exact(belief.codes)[name]
             return ((interval[0] <= value) & (value <= interval[1])).double()
         asked = torch.full((len(self.conditions), 2), torch.nan)
         asked[self.conditions.index(name)] = interval
-        return belief(self.denoiser, self.space, codes, asked, share)
+        return belief(asked, share)
 
     def _share(self, name: str, wish: str, share: float, pilot: Int[Tensor, "drawn holes"]) -> float:
         """The smallest tail, in steps of two from `share`, that two in a hundred pilot draws are in."""
         if name not in self.space.cost.names and not isinstance(self.scheduler, AbsorbingScheduler):
             return share  # the other process gives no likelihood
-        while share < 0.5 and self._within(name, wish, share, pilot).mean() < 0.02:
+        belief = Belief(self.denoiser, self.space, pilot)
+        while share < 0.5 and self._within(name, wish, share, belief).mean() < 0.02:
             share = 2 * share
         return min(share, 0.5)
 
     def _promise(self, codes: Int[Tensor, "batch holes"], extremes: Mapping[str, str]) -> Float[Tensor, " batch"]:
         """How far out in the tails asked for the network believes each member to be: the sum over halved tails."""
-        return sum(
-            self._within(name, wish, 0.5**step, codes) for name, wish in extremes.items() for step in range(1, 11)
-        )
+        belief = Belief(self.denoiser, self.space, codes)
+        tails = [0.5**step for step in range(1, 11)]
+        return sum(self._within(name, wish, tail, belief) for name, wish in extremes.items() for tail in tails)
 
 
 def _check_counts(**counts: int | None) -> None:

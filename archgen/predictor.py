@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -115,9 +113,3 @@ def extend(x: Float[Tensor, " n"], known: Float[Tensor, " k"], value: Float[Tens
     below = (value[step] - value[0]) / (known[step] - known[0])
     above = (value[-1] - value[-1 - step]) / (known[-1] - known[-1 - step])
     return inside + below * (x - known[0]).clamp_max(0) + above * (x - known[-1]).clamp_min(0)
-
-
-def rank_correlation(a: Sequence[float] | Tensor, b: Sequence[float] | Tensor) -> float:
-    """Spearman's rank correlation; ties are broken by position."""
-    ranks = [torch.as_tensor(x, dtype=torch.float64).argsort().argsort().double() for x in (a, b)]
-    return float(torch.corrcoef(torch.stack(ranks))[0, 1])

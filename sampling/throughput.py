@@ -6,23 +6,12 @@ python sampling/throughput.py --out out/throughput.json
 from __future__ import annotations
 
 import json
-import time
 
 import torch
 
+from archgen.evaluate import speed
 from archgen.hub import replacing
 from archgen.pipeline import ArchitecturePipeline
-
-
-def rate(pipeline: ArchitecturePipeline, batch: int, repeats: int, **request: object) -> float:
-    """Architectures a second: median over the repeats, after one that is not counted."""
-    rates = []
-    for seed in range(repeats + 1):
-        generator = torch.Generator().manual_seed(seed)
-        begin = time.perf_counter()
-        pipeline(n=batch, batch_size=batch, distinct=False, generator=generator, **request)
-        rates.append(batch / (time.perf_counter() - begin))
-    return sorted(rates[1:])[repeats // 2]
 
 
 def throughput(
@@ -58,9 +47,9 @@ def throughput(
             requests["maximized"] = {"maximize": "cifar100_test"}
             rows.append(("maximized", 1024, holes))
         for kind, batch, calls in rows:
-            speed = rate(pipeline, batch, repeats, steps=calls, **requests[kind])
+            per_second = speed(pipeline, batch, repeats, steps=calls, **requests[kind])
             results.append({"space": name, "holes": holes, "request": kind, "batch": batch, "calls": calls,
-                            "per_second": round(speed)})  # fmt: skip
+                            "per_second": round(per_second)})  # fmt: skip
             print(json.dumps(results[-1]), flush=True)
     with replacing(out) as temporary:
         temporary.write_text(json.dumps(results, indent=1))
