@@ -29,5 +29,5 @@ $(READY): pyproject.toml constraints.txt
 		echo "archgen needs Python 3.11 or newer and $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo missing);" \
 			"name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install -q -c constraints.txt -e .[dev,plot]
+	.venv/bin/python -m pip install -q -c constraints.txt -e .[dev]
 	@touch $@

@@ -10,12 +10,15 @@ _HOME = {
     "ArchitecturePipeline": "archgen.pipeline",
     "AbsorbingScheduler": "archgen.scheduler",
     "Constraint": "archgen.constraint",
+    "Classifier": "archgen.classifier",
     "GraphDenoiser": "archgen.denoiser",
     "Infeasible": "archgen.constraint",
     "Oracle": "archgen.benchmark",
     "SearchSpace": "archgen.space",
     "Table": "archgen.benchmark",
     "VEScheduler": "archgen.scheduler",
+    "load_images": "archgen.images",
+    "load_network": "archgen.classifier",
     "load_space": "archgen.space",
 }
 __all__ = sorted(_HOME)

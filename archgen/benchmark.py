@@ -1,34 +1,24 @@
-"""Benchmark tables bound to a search space, an oracle that counts its queries, converters of official files."""
+"""Benchmark tables bound to a search space, and an oracle that counts its queries."""
 
 from __future__ import annotations
 
-import bz2
 import difflib
-import io
-import math
 import os
-import pickle
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from archgen.graph import Architecture
-from archgen.hub import replacing
+from archgen.hub import brief, reading, replacing, shipped_folder
 from archgen.space import ABSENT, Hole, SearchSpace
 
 READABLE = (".parquet", ".csv", ".safetensors")
-LIMIT = 512 << 20  # bytes of one decompressed pickle; official records have 0.3 MB
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -124,19 +114,19 @@ class Table:
         Raises:
             ValueError: If the suffix is another, the folder is missing, or a column has the name of the key.
         """
-        path = _checked_output(path, READABLE)
+        path = checked_output(path, READABLE)
         key = "codes" if path.suffix == ".safetensors" else "arch"
         if key in self.columns:
             raise ValueError(f"{self.path}: a column is called {key!r}, which names the architectures; rename it")
         if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
+            from safetensors.torch import save
 
             tensors = {name: tensor.contiguous().clone() for name, tensor in {key: self.codes, **self.columns}.items()}
             with replacing(path) as temporary:
-                save_file(tensors, temporary, metadata={"space": self.space.name})
+                temporary.write_bytes(save(tensors, metadata={"space": self.space.name}))
             return
         space = _relaxed(self.space)
-        _write_arrow({key: [str(space.decode(codes)) for codes in self.codes], **self.columns}, path)
+        write_columns({key: [str(space.decode(codes)) for codes in self.codes], **self.columns}, path)
 
 
 def join(tables: Sequence[Table]) -> Table:
@@ -164,25 +154,47 @@ def join(tables: Sequence[Table]) -> Table:
     return Table(tables[0].space, torch.tensor(list(index)), columns, path, sum(table.merged for table in tables))
 
 
-def find_table(name: str) -> Path:
-    """A table by its path, or by its name, with or without suffix, in the folders of ARCHGEN_BENCHMARKS.
+def find_file(name: str) -> Path:
+    """A file by its path, or by its name in the folders of ARCHGEN_BENCHMARKS.
 
     Without that variable a checkout looks into `../shared/data`.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    for path in (Path(name), *(folder / name for folder in _folders())):
+        if path.is_file():
+            return path
+    raise ValueError(f"no file {name!r}, neither here nor in {os.pathsep.join(map(str, _folders()))}")
+
+
+def find_table(name: str) -> Path:
+    """A table by its path, by its name among archgen's own, or by its name in the folders of ARCHGEN_BENCHMARKS.
+
+    Archgen's own are `datasets/<name>/table.csv`. Names go with or without a suffix.
 
     Raises:
         ValueError: If there is none; the sentence lists what there is.
     """
     if Path(name).is_file():
         return Path(name)
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    folders = [Path(f) for f in os.environ.get("ARCHGEN_BENCHMARKS", str(beside)).split(os.pathsep) if f]
-    found = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    own = {path.parent.name: path for path in sorted(shipped_folder("datasets").glob("*/table.csv"))}
+    if name in own:
+        return own[name]
+    found = [path for folder in _folders() if folder.is_dir() for path in sorted(folder.iterdir())]
     found = [path for path in found if path.suffix in READABLE]
     for path in found:
         if name in (path.name, path.stem):
             return path
     listed = ", ".join(path.stem for path in found) or "nothing"
-    raise ValueError(f"no table {name!r}; found in {os.pathsep.join(map(str, folders))}: {listed}")
+    places = os.pathsep.join(map(str, _folders()))
+    raise ValueError(f"no table {name!r}; archgen's own are {', '.join(own) or 'none'}; found in {places}: {listed}")
+
+
+def _folders() -> list[Path]:
+    """Where tables measured by others are looked for."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    return [Path(f) for f in os.environ.get("ARCHGEN_BENCHMARKS", str(beside)).split(os.pathsep) if f]
 
 
 # ---- reading and writing --------------------------------------------------------------------------------------------
@@ -192,29 +204,10 @@ def _relaxed(space: SearchSpace) -> SearchSpace:
     return replace(space, rule=None, enumerate_legal=None)
 
 
-class _Unreadable(ValueError):
-    """A sentence about a file that needs no more words."""
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes its parser raise into one sentence."""
-    try:
-        yield
-    except _Unreadable:
-        raise
-    except Exception as error:
-        raise _Unreadable(f"cannot read {path}: {_brief(error)}") from error
-
-
-def _brief(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
-
-
 def _read_safetensors(path: Path, space: SearchSpace) -> tuple[Tensor, dict[str, Tensor]]:
     from safetensors import safe_open
 
-    with _reading(path), safe_open(path, framework="pt") as file:
+    with reading(path), safe_open(path, framework="pt") as file:
         metadata, columns = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
     if metadata.get("space", space.name) != space.name:
         raise ValueError(f"{path} is a table of {metadata['space']}, not of {space.name}")
@@ -234,7 +227,7 @@ def _read_arrow(path: Path, space: SearchSpace) -> tuple[Tensor, dict[str, Tenso
     import pyarrow as pa
     from pyarrow import csv, parquet
 
-    with _reading(path):
+    with reading(path):
         if path.suffix == ".csv":  # one block, so that the types are inferred from all rows
             options = csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1))
             table = csv.read_csv(path, options, csv.ParseOptions(newlines_in_values=True))
@@ -246,7 +239,7 @@ def _read_arrow(path: Path, space: SearchSpace) -> tuple[Tensor, dict[str, Tenso
     keys, bind = _keys(table.column_names, space, path)
     kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean, pa.types.is_null)
     numeric = [f.name for f in table.schema if f.name not in keys and any(kind(f.type) for kind in kinds)]
-    with _reading(path):
+    with reading(path):
         values = {name: table[name].cast(pa.float64(), safe=False).to_numpy() for name in numeric}
         words = {name: table[name].to_pylist() for name in keys}
     return bind(words, space, path), {name: _finite(torch.tensor(column)) for name, column in values.items()}
@@ -290,7 +283,7 @@ def _bind_texts(columns: Mapping[str, list], space: SearchSpace, path: Path) -> 
             architecture = space._codec.parse(" ".join(map(str, words)).strip(), space)  # `parse` checks three times
             known[words] = space.encode(architecture).tolist()
         except ValueError as error:
-            raise ValueError(f"{path}, row {row}: {_brief(error)}") from error
+            raise ValueError(f"{path}, row {row}: {brief(error)}") from error
     return torch.tensor([known[words] for words in rows], dtype=torch.long).reshape(-1, len(space.holes))
 
 
@@ -338,7 +331,12 @@ def _merge(codes: Tensor, columns: dict[str, Tensor]) -> tuple[Tensor, dict[str,
     return codes[first], averaged, int((group.bincount() - 1)[differing].sum())
 
 
-def _checked_output(path: str | Path, suffixes: Sequence[str]) -> Path:
+def checked_output(path: str | Path, suffixes: Sequence[str]) -> Path:
+    """The path of a file that may be written.
+
+    Raises:
+        ValueError: If the suffix is another, or the folder is missing.
+    """
     path = Path(path)
     if path.suffix not in suffixes:
         raise ValueError(f"the output is one of {', '.join(suffixes)}, got {path}")
@@ -347,7 +345,12 @@ def _checked_output(path: str | Path, suffixes: Sequence[str]) -> Path:
     return path
 
 
-def _write_arrow(columns: Mapping[str, list | Tensor], path: Path) -> None:
+def write_columns(columns: Mapping[str, list | Tensor], path: Path) -> None:
+    """Write columns of equal length as csv or parquet; the file appears when it is complete.
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
     import pyarrow as pa
     from pyarrow import csv, parquet
 
@@ -415,202 +418,3 @@ class Oracle:
             self._answers[key] = self._values[row].item()
             self.history.append((str(fresh[key]), self._answers[key]))
         return torch.tensor([self._answers[key] for key in hashes], dtype=torch.float64)
-
-
-# ---- pickles that run no code ---------------------------------------------------------------------------------------
-class _Dtype:
-    """Stands for a numpy type of plain numbers, or of Python objects kept in a list."""
-
-    __slots__ = ("code",)
-
-    def __init__(self, code: str, *_: Any):
-        if not re.fullmatch(r"[<>|=]?([biuf][1248]|O8?)", code):
-            raise pickle.UnpicklingError(f"an array of {code[:20]!r}")
-        self.code = code
-
-    def __setstate__(self, state: tuple) -> None:
-        if state[1] in ("<", ">"):
-            self.code = state[1] + self.code.lstrip("<>|=")
-
-    def values(self, data: bytes | bytearray) -> list:
-        """The numbers in `data`."""
-        return np.frombuffer(data, self.code).tolist()  # refuses objects
-
-
-class _Array(list):
-    """Stands for a numpy array: its values, flat."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, dtype, _, data = state
-        self[:] = data if isinstance(data, list) else dtype.values(data)
-        if len(self) != math.prod(shape):
-            raise pickle.UnpicklingError(f"an array of shape {shape} with {len(self)} values")
-
-
-class _Inert:
-    """A callable that a pickle may call, and neither change nor instantiate."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable):
-        self._call = call
-
-    def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("a pickle may not change what it calls")
-
-
-# Stand-ins for all that official files ask for; no class or function of Python or numpy is handed out.
-_ADMITTED = {
-    "collections.OrderedDict": _Inert(dict),
-    "builtins.set": _Inert(set),
-    "_codecs.encode": _Inert(lambda text, _: text.encode("latin1")),  # how protocol 2 spells bytes
-    "numpy.dtype": _Inert(_Dtype),
-    "numpy.ndarray": _Inert(lambda *_: _Array()),
-}
-for _core in ("numpy.core", "numpy._core"):
-    _ADMITTED[f"{_core}.multiarray._reconstruct"] = _Inert(lambda *_: _Array())
-    _ADMITTED[f"{_core}.multiarray.scalar"] = _Inert(lambda dtype, data: dtype.values(data)[0])
-    _ADMITTED[f"{_core}.numeric._frombuffer"] = _Inert(lambda data, dtype, *_: _Array(dtype.values(data)))
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, path: Path):
-        super().__init__(file)
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> _Inert:
-        if f"{module}.{name}" not in _ADMITTED:
-            asked = ascii(f"{module}.{name}"[:100])[1:-1]
-            raise _Unreadable(f"refused: {self._path} asks for {asked}, but facts are numbers, words and containers")
-        return _ADMITTED[f"{module}.{name}"]
-
-
-def read_pickle(path: str | Path) -> Any:
-    """Read a pickle, bz2-compressed if it ends in `.pbz2`, of containers, numbers, words and numpy arrays of those.
-
-    Arrays come back as flat lists. Whatever else the file asks for is refused before it is called.
-
-    Raises:
-        ValueError: If the file is no pickle, asks for anything else, or holds more than 512 MiB.
-    """
-    path = Path(path)
-    with _reading(path):
-        with (bz2.open if path.suffix == ".pbz2" else open)(path, "rb") as file:
-            data = file.read(LIMIT + 1)
-        if len(data) > LIMIT:
-            raise _Unreadable(f"refused: {path} holds more than {LIMIT >> 20} MiB")
-        return _Unpickler(io.BytesIO(data), path).load()
-
-
-# ---- official files -------------------------------------------------------------------------------------------------
-# NATS-Bench trains on these data sets and evaluates on these splits; CIFAR-10's validation uses half the training set.
-EVALUATIONS = {
-    "cifar10_val": ("cifar10-valid", "x-valid"),
-    "cifar10_test": ("cifar10", "ori-test"),
-    "cifar100_val": ("cifar100", "x-valid"),
-    "cifar100_test": ("cifar100", "x-test"),
-    "imagenet16_120_val": ("ImageNet16-120", "x-valid"),
-    "imagenet16_120_test": ("ImageNet16-120", "x-test"),
-}
-
-
-def _prefix(dataset: str) -> str:
-    return dataset.lower().replace("-", "_")
-
-
-def convert(source: str, path: str, out: str = "table.parquet") -> None:
-    """Turn a benchmark's official files into a table.
-
-    Args:
-        source: `nats-bench` or `hw-nas-bench`.
-        path: NATS-Bench's folder `NATS-tss-v1_0-...-simple` or `NATS-sss-...`, or HW-NAS-Bench's pickle.
-        out: The table to write, .parquet or .csv: `arch_index`, `arch_str`, and columns with units in their names.
-
-    Raises:
-        ValueError: If there is no such format, or the files are not of it; nothing is written then.
-    """
-    formats = {"nats-bench": _convert_nats, "hw-nas-bench": _convert_hw}
-    if source not in formats:
-        raise ValueError(f"no format {source!r}; known: {', '.join(formats)}")
-    output = _checked_output(out, (".parquet", ".csv"))
-    rows = formats[source](Path(path))
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    _write_arrow(columns, output)
-
-
-def _convert_nats(folder: Path) -> list[dict[str, Any]]:
-    """One row for each record of a folder: `meta.pickle.pbz2` names the architectures, `NNNNNN.pickle.pbz2` is one."""
-    if not (folder / "meta.pickle.pbz2").is_file():
-        raise ValueError(f"{folder} has no meta.pickle.pbz2; give NATS-Bench's folder NATS-tss-v1_0-...-simple")
-    files = sorted(folder.glob("[0-9]*.pickle.pbz2"))
-    rows = []
-    with _reading(folder / "meta.pickle.pbz2"):
-        names = list(read_pickle(folder / "meta.pickle.pbz2")["meta_archs"])
-    for file in tqdm(files, desc=folder.name, unit="record", disable=None):
-        record = read_pickle(file)
-        try:
-            rows.append(_nats_row(record, int(file.name.partition(".")[0]), names))
-        except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-            raise ValueError(f"{file} is no record of NATS-Bench: {type(error).__name__} {_brief(error)}") from error
-    if not rows:
-        raise ValueError(f"{folder} has no record NNNNNN.pickle.pbz2")
-    print(f"{folder.name}: {len(rows)} of {len(names)} architectures converted", file=sys.stderr)
-    return rows
-
-
-def _nats_row(record: Mapping[str, Any], index: int, names: list[str]) -> dict[str, Any]:
-    """Means over all seeds of the accuracies after the last epoch, for each length of training, and costs."""
-    row: dict[str, Any] = {"arch_index": index, "arch_str": names[index]}
-    for key in sorted(record, key=int):
-        result, epochs = record[key], int(key)
-        if (result["arch_index"], result["arch_str"]) != (index, names[index]):
-            raise ValueError(f"it is of {result['arch_str']!r}, number {result['arch_index']}")
-        trials = {
-            dataset: [result["all_results"][dataset, seed] for seed in seeds]
-            for dataset, seeds in result["dataset_seed"].items()
-        }
-        for name, (dataset, split) in EVALUATIONS.items():
-            accuracies = [trial["eval_acc1es"][f"{split}@{epochs - 1}"] for trial in trials.get(dataset, ())]
-            row |= {f"{name}_acc_{epochs}ep_pct": _mean(accuracies)} if accuracies else {}
-        for dataset in [name for name in trials if name != "cifar10-valid"]:
-            times = [sum(trial["train_times"].values()) for trial in trials[dataset]]
-            row[f"{_prefix(dataset)}_train_time_{epochs}ep_s"] = _mean(times)
-            for name, field in (("params", "params"), ("flops", "flop")):  # of the longest training
-                row[f"{_prefix(dataset)}_{name}_m"] = _cost(field, trials[dataset], result["dataset_seed"][dataset])
-    return row
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(map(float, values)) / len(values)
-
-
-def _cost(field: str, trials: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> float:
-    """Millions of parameters or multiply-adds; where the seeds disagree, an old error, NATS-Bench's API takes 888."""
-    values = [float(trial[field]) for trial in trials]
-    return _mean(values) if len({f"{value:.5f}" for value in values}) == 1 else values[list(seeds).index(888)]
-
-
-def _convert_hw(path: Path) -> list[dict[str, Any]]:
-    """One row for each architecture: `["nasbench201"][dataset]` has a sequence per metric, and `config` names them."""
-    content = read_pickle(path)
-    units = {"latency": "_ms", "energy": "_mj"}
-    try:
-        tables = content["nasbench201"]
-        names = [[config["arch_str"] for config in metrics["config"]] for metrics in tables.values()]
-        if any(other != names[0] for other in names):
-            raise ValueError("the order of architectures differs between its data sets")
-        rows: list[dict[str, Any]] = [{"arch_index": index, "arch_str": name} for index, name in enumerate(names[0])]
-        for dataset, metrics in tables.items():
-            for metric in [name for name in metrics if name != "config"]:
-                column = f"{_prefix(dataset)}_{metric}{units.get(metric.rpartition('_')[2], '')}"
-                for row, value in zip(rows, metrics[metric], strict=True):
-                    row[column] = float(value) if value >= 0 else None  # -1: the device could not run it
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no pickle of HW-NAS-Bench: {type(error).__name__} {_brief(error)}") from error
-    return rows

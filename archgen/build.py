@@ -435,7 +435,7 @@ class GraphNetwork(nn.Module):
             values.append(self.blocks[str(position)](total) if str(position) in self.blocks else total)
         features = values[-1]
         if features is None:
-            return self.classifier(images.new_zeros(len(images), self.classifier.in_features))
+            return self.classifier(images.new_zeros(images.shape[0], self.classifier.in_features))
         return self.classifier(features.flatten(2).mean(-1))
 
 

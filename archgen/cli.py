@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from archgen.graph import Architecture
 
 COMMANDS = {  # the module that holds the function, and what it does; imported when it is called
     "sample": ("archgen.cli", "architectures from a checkpoint, under any conditions"),
-    "build": ("archgen.cli", "the network of an architecture: its cost, a check run, a picture"),
+    "build": ("archgen.cli", "the network of an architecture: its cost, a check run, a picture, ONNX"),
+    "fit": ("archgen.fit", "train generated networks on your images: one, or a list"),
     "train": ("archgen.train", "train what a recipe names"),
     "evaluate": ("archgen.evaluate", "the numbers on a checkpoint's card, again"),
-    "convert": ("archgen.benchmark", "official benchmark files to a table"),
+    "latency": ("archgen.latency", "milliseconds of networks on this device"),
+    "convert": ("archgen.convert", "official benchmark files, or results of fit, to a table"),
 }
 
 
@@ -66,7 +72,7 @@ def sample(
     pipeline = ArchitecturePipeline.load(checkpoint).to(_device(device))
     start = None
     if like is not None:
-        start = (read_architectures(like, pipeline.space) or [None])[0]
+        start = read_architectures(like, pipeline.space)[0]
     result = pipeline(
         n=n,
         where=where,
@@ -95,30 +101,36 @@ def build(
     arch: str,
     space: str | None = None,
     num_classes: int | None = None,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     resolution: int | None = None,
     draw: str | None = None,
+    onnx: str | None = None,
+    program: str | None = None,
+    skeleton: dict[str, Any] | None = None,
 ) -> None:
     """Build the network of an architecture, run it once, and print what it costs.
 
     Args:
-        arch: A native string, a file of JSON lines as `sample` writes (its first line), or - for standard input.
+        arch: A native string, a file of JSON lines as `sample` writes (its first line), - for standard input, or the
+            folder of a network that `fit` trained.
         space: Name or YAML file of the search space; found out if absent.
         num_classes: Width of the classifier; the space's own if absent.
-        in_channels: Channels of the images.
-        resolution: Side of the images of the check run; the space's own if absent.
+        in_channels: Channels of the images; 3 if absent.
+        resolution: Side of the images, of the check run and of the files; the space's own if absent.
         draw: File for a picture: .png, .svg or .pdf.
+        onnx: File for the network in ONNX, checked with ONNX Runtime; needs archgen[export].
+        program: File for the network as a program of `torch.export`: .pt2.
+        skeleton: Changed settings of the network around the architecture, such as {width: 32, cells: 3}.
     """
     import torch
 
-    architecture = _architecture(arch, space)
-    side = resolution or int(architecture.space.skeleton.get("resolution", 32))
-    for name, value in (("num_classes", num_classes or 1), ("in_channels", in_channels), ("resolution", side)):
-        if value < 1:
+    sizes = {"num_classes": num_classes, "in_channels": in_channels, "resolution": resolution}
+    for name, value in sizes.items():
+        if value is not None and value < 1:
             raise ValueError(f"{name} is at least 1, got {value}")
-    network = architecture.build(num_classes=num_classes, in_channels=in_channels).eval()
+    architecture, network, shape = _network(arch, space, skeleton, **sizes)
     with torch.no_grad():
-        shape = tuple(network(torch.zeros(1, in_channels, side, side)).shape)
+        logits = tuple(network(torch.zeros(1, *shape)).shape)
     if draw is not None:
         from archgen.draw import draw as draw_one
 
@@ -128,7 +140,8 @@ def build(
     for name, value in cost.items():
         print(f"{name:7} {value.item():.6g}")
     count = sum(parameter.numel() for parameter in network.parameters())
-    print(f"module  {count:,} parameters, images (1, {in_channels}, {side}, {side}) -> logits {shape}")
+    print(f"module  {count:,} parameters, images {(1, *shape)} -> logits {logits}")
+    _export(network, shape, onnx, program)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -201,23 +214,43 @@ def _device(name: str) -> str:
     return name
 
 
-def _architecture(text: str, space: str | None) -> Architecture:
-    """The first architecture that a command's argument names."""
-    from archgen.space import load_space, read_architectures, shipped_spaces
+def _network(
+    arch: str,
+    space: str | None,
+    skeleton: dict[str, Any] | None,
+    num_classes: int | None,
+    in_channels: int | None,
+    resolution: int | None,
+) -> tuple[Architecture, nn.Module, tuple[int, int, int]]:
+    """The architecture that `build` is given, its network in evaluation mode, and the shape of the images."""
+    if os.path.isdir(arch):
+        from archgen.classifier import load_network
 
-    if text == "-":
-        text = sys.stdin.readline().strip()
-    if space is not None or text.startswith("{") or text.endswith((".json", ".jsonl")):
-        found = read_architectures(text, load_space(space) if space is not None else None)
-        if not found:
-            raise ValueError(f"{text} holds no architecture")
-        return found[0]
-    for name in shipped_spaces():
-        try:
-            return load_space(name).parse(text)
-        except ValueError:
-            continue
-    raise ValueError(f"{text[:80]!r} is no member of {', '.join(shipped_spaces())}; name its space with --space")
+        fixed = {"num_classes": num_classes, "in_channels": in_channels, "skeleton": skeleton}
+        if changed := [name for name, value in fixed.items() if value is not None]:
+            raise ValueError(f"{arch} is a trained network, which has its own {changed[0]}")
+        network = load_network(arch, space=space)
+        channels, height, width = network.shape
+        return network.architecture, network, (channels, resolution or height, resolution or width)
+    from archgen.space import load_space, read_architectures
+
+    architecture = read_architectures(arch, None if space is None else load_space(space))[0]
+    architecture = replace(architecture, space=architecture.space.scaled(skeleton))
+    channels = in_channels or 3
+    side = resolution or int(architecture.space.skeleton.get("resolution", 32))
+    network = architecture.build(num_classes=num_classes, in_channels=channels).eval()
+    return architecture, network, (channels, side, side)
+
+
+def _export(network: nn.Module, shape: tuple[int, int, int], onnx: str | None, program: str | None) -> None:
+    """Write the files that are asked for; say of each how large it is and how far from the module."""
+    for name, path in (("onnx", onnx), ("program", program)):
+        if path is not None:
+            from archgen import export
+
+            difference = getattr(export, f"to_{name}")(network, path, shape)
+            size = Path(path).stat().st_size
+            print(f"{name:7} {path}, {size:,} bytes, largest relative difference {difference:.2g}")
 
 
 def _write_lines(path: str, records: list[dict[str, Any]]) -> None:

@@ -1,15 +1,21 @@
-"""Where checkpoints are found, and how files and folders are written so that nothing half-done gets a final name."""
+"""Where checkpoints are found, how damaged files are refused, and how files are written so that none is half done."""
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
+
+
+class BadFile(ValueError):
+    """A file cannot be written, or what it holds cannot be used."""
 
 
 def shipped_folder(kind: str) -> Path:
@@ -50,18 +56,38 @@ def resolve(checkpoint: str | Path) -> Path:
 
 
 @contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes its parser raise into one sentence.
+
+    Raises:
+        BadFile: If anything is raised in the block.
+    """
+    try:
+        yield
+    except BadFile:
+        raise
+    except Exception as error:
+        raise BadFile(f"cannot read {path}: {brief(error)}") from error
+
+
+def brief(error: Exception) -> str:
+    """What an error says, as one line of no more than 200 characters."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
+@contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its name when the block ends well, and vanishes otherwise.
 
     Raises:
-        ValueError: If it cannot be written.
+        BadFile: If it cannot be written.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}") from error
+        raise BadFile(f"cannot write {path}: {error.strerror}") from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -71,7 +97,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+        raise BadFile(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -84,7 +110,7 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         path.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=path))
     except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}") from error
+        raise BadFile(f"cannot write {path}: {error.strerror}") from error
     try:
         yield temporary
         for entry in sorted(temporary.iterdir(), key=lambda entry: entry.name == "model_index.json"):
@@ -94,3 +120,17 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
             os.replace(entry, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_state(state: dict[str, Any], path: str | Path) -> None:
+    """Write what `torch.load` reads back with `weights_only`, whole or not at all.
+
+    Raises:
+        BadFile: If it cannot be written; torch's own writer would say something else of a full disk.
+    """
+    import torch
+
+    content = io.BytesIO()
+    torch.save(state, content)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getbuffer())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -110,6 +111,28 @@ class SearchSpace:
     def spec(self) -> str:
         """What `load_space` reads back: the declaration as one line of JSON, since its order matters, or the name."""
         return json.dumps(self.declaration, default=str) if self.declaration else self.name
+
+    def scaled(self, skeleton: Mapping[str, Any] | None) -> SearchSpace:
+        """The same members in a larger or smaller network: other settings of the skeleton, such as width and cells.
+
+        Raises:
+            ValueError: If the skeleton has no such setting, or its value is of another kind.
+        """
+        changes = dict(skeleton or {})
+        for key, value in changes.items():
+            known = self.skeleton.get(key)
+            if known is None or key == "block":
+                settings = ", ".join(name for name in self.skeleton if name != "block") or "none"
+                raise ValueError(f"the skeleton of {self.name} has no {key!r}; its settings are {settings}")
+            numbers = value if isinstance(value, list | tuple) else [value]
+            if type(value) is not type(known) or any(type(n) is int and n < 1 for n in numbers):
+                raise ValueError(f"{key!r} of {self.name}'s skeleton is like {known!r}, got {value!r}")
+        if not changes:
+            return self
+        declaration = dict(self.declaration)
+        if declaration:
+            declaration["skeleton"] = {**declaration.get("skeleton", {}), **changes}
+        return replace(self, skeleton={**self.skeleton, **changes}, declaration=declaration)
 
     # ---- holes ---------------------------------------------------------------------------------------------------
     @cached_property
@@ -598,35 +621,72 @@ def _read_declaration(path: Path) -> SearchSpace:
     return declare(entry)
 
 
-def read_architectures(text: str, space: SearchSpace | None = None) -> list[Architecture]:
+def read_architectures(text: str, space: SearchSpace | None = None, seed: int = 0) -> list[Architecture]:
     """Architectures from a native string, from JSON, or from the path of a file of JSON lines as `sample` writes.
 
     Args:
-        text: A native string, a JSON object, or the path of a `.json` or `.jsonl` file.
-        space: The space of a native string; files say their own.
+        text: A native string, a JSON object, the path of a `.json` or `.jsonl` file, - for JSON lines or native
+            strings on standard input, or `random:N` for so many different random members of the space.
+        space: The space of a native string, by default the shipped one that it is a member of; files say their own.
+        seed: Of random members; fewer of them are the first of more.
 
     Raises:
-        ValueError: If the text is neither.
+        ValueError: If the text is none of these, or there are no architectures in it.
     """
-    path, lines = Path(text), [text]
-    if text.lstrip().startswith("{"):
-        path = Path("the JSON given")
-    elif path.suffix not in (".json", ".jsonl"):
-        if space is None:
-            raise ValueError("a native string needs the name of its space")
-        return [space.parse(text)]
-    else:
+    if match := re.fullmatch(r"random:(\d+)", text):
+        return _random_members(int(match[1]), space, seed)
+    if text == "-":
+        source, lines = "standard input", sys.stdin.read().splitlines()
+    elif Path(text).suffix in (".json", ".jsonl") and not text.lstrip().startswith("{"):
+        source = text
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = Path(text).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+            raise ValueError(f"cannot read {text}: {getattr(error, 'strerror', None) or error}") from error
+    else:
+        return [_read_line(text, space)]
     found = []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+        if line.strip():
+            try:
+                found.append(_read_line(line, space))
+            except ValueError as error:
+                raise ValueError(f"{source}, line {number}, holds no architecture: {error}") from error
+    if not found:
+        raise ValueError(f"{source} holds no architecture")
+    return found
+
+
+def _random_members(n: int, space: SearchSpace | None, seed: int) -> list[Architecture]:
+    if space is None:
+        raise ValueError(f"random:{n} needs the name of a space")
+    if not 1 <= n <= space.size:
+        raise ValueError(f"{space.name} has {space.size:,} members to draw from, asked for {n}")
+    generator, drawn, idle = torch.Generator().manual_seed(seed), {}, 0
+    while len(drawn) < n:
+        known = len(drawn)
+        drawn |= dict.fromkeys(map(tuple, space.sample(1024, generator).tolist()))
+        idle = idle + 1 if len(drawn) == known else 0
+        if idle == 100:
+            raise ValueError(f"{space.name} seems to have {known:,} members, asked for {n}")
+    return space.decode_all(torch.tensor(list(drawn)[:n]))
+
+
+def _read_line(line: str, space: SearchSpace | None) -> Architecture:
+    """One architecture, as JSON or as a native string of the space or of a shipped one."""
+    if line.lstrip().startswith("{"):
         try:
             entry = json.loads(line)
-            found.append((space or load_space(entry["space"])).parse(json.dumps(entry)))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {number}, holds no architecture: {error}") from error
-    return found
+            return (space or load_space(entry["space"])).parse(json.dumps(entry))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"that is no JSON: {error}") from error
+        except (KeyError, TypeError) as error:
+            raise ValueError("a JSON object names its 'space' and has 'nodes' and 'edges', or a 'graph'") from error
+    if space is not None:
+        return space.parse(line)
+    for name in shipped_spaces():
+        try:
+            return load_space(name).parse(line)
+        except ValueError:
+            continue
+    raise ValueError(f"{line[:80]!r} is no member of {', '.join(shipped_spaces())}; name its space")

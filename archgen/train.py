@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from archgen.benchmark import Table, find_table
 from archgen.denoiser import GraphDenoiser, reachable_range
 from archgen.evaluate import evaluate
-from archgen.hub import replacing, replacing_folder
+from archgen.hub import replacing_folder, save_state
 from archgen.pipeline import ArchitecturePipeline
 from archgen.predictor import PropertyPredictor
 from archgen.scheduler import AbsorbingScheduler, VEScheduler
@@ -385,10 +385,8 @@ class Run:
                 accelerator.log({"loss": self.loss, "lr": schedule.get_last_lr()[0]}, step=step)
             if accelerator.is_main_process and (step + 1) % save_every == 0:
                 saved = {name: part.state_dict() for name, part in parts.items()}
-                with replacing(state) as temporary:
-                    torch.save(
-                        {**saved, "step": step + 1, "seconds": self.seconds, "recipe": json.dumps(recipe)}, temporary
-                    )
+                progress = {"step": step + 1, "seconds": self.seconds, "recipe": json.dumps(recipe)}
+                save_state({**saved, **progress}, state)
 
     def _resume(self, path: Path, parts: dict, recipe: dict) -> int:
         if not path.exists():

@@ -18,14 +18,14 @@ from archgen.space import load_space
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (  # a module imports only from layers before its own
-    {"graph", "hub"},
-    {"space"},
+    {"graph", "hub", "synchronize"},
+    {"space", "images", "results", "plot", "unpickle"},
     {"build"},
     {"spaces"},
-    {"constraint", "denoiser", "scheduler", "predictor", "benchmark", "draw"},
-    {"guidance"},
+    {"constraint", "denoiser", "scheduler", "predictor", "benchmark", "draw", "export", "classifier"},
+    {"guidance", "latency", "trainer", "convert"},
     {"pipeline"},
-    {"evaluate"},
+    {"evaluate", "fit"},
     {"train"},
     {"cli"},
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
 from typing import Any
@@ -18,7 +19,6 @@ from archgen.space import OPEN, SearchSpace, Slot
 OPS = ("none", "conv1x1-bn-relu", "conv3x3-bn-relu", "maxpool3x3")  # none: the vertex is absent
 INNER, VERTICES, MAX_EDGES = 5, 7, 9
 PAIRS = tuple(combinations(range(VERTICES), 2))
-WIDTHS, CELLS = (128, 256, 512), 3  # channels of the three stacks, the first those of the stem; cells in each
 
 # Row k: the vertices of a cell with k inner ones.
 PRESENT = torch.tensor([[v <= k or v == VERTICES - 1 for v in range(VERTICES)] for k in range(INNER + 1)])
@@ -196,55 +196,65 @@ def shared_channels(adjacency: Bool[Tensor, "batch source target"], width: int) 
     return channels.double()
 
 
-def stacks(resolution: int) -> list[tuple[int, int, int]]:
-    """Width of each stack, the sum of the input channels of its cells, and its pixels."""
-    inputs = [WIDTHS[max(stack - 1, 0)] + (CELLS - 1) * width for stack, width in enumerate(WIDTHS)]
+@dataclass(frozen=True)
+class Stack:
+    """Cells of one width: how many, the sum of their input channels, their pixels."""
+
+    width: int
+    cells: int
+    inputs: int
+    pixels: int
+
+    def op_cost(self, area: Tensor, channels: Tensor) -> Float[Tensor, "2 ..."]:
+        """Parameters and MACs of an operation in all cells."""
+        weights = self.cells * area * channels**2
+        return torch.stack([weights + self.cells * (area > 0) * 2 * channels, weights * self.pixels])
+
+    def projection_cost(self, channels: Tensor) -> Float[Tensor, "2 ..."]:
+        """Parameters and MACs of the projection of the cells' inputs to one vertex, in all cells."""
+        weights = self.inputs * channels
+        return torch.stack([weights + self.cells * 2 * channels, weights * self.pixels])
+
+
+def stacks(space: SearchSpace) -> list[Stack]:
+    """The three stacks of the skeleton's network; each has twice the channels of the one before, and half its side."""
+    base, cells, side = (space.skeleton[key] for key in ("width", "cells", "resolution"))
     return [
-        (width, total, (resolution >> stack) ** 2)
-        for stack, (width, total) in enumerate(zip(WIDTHS, inputs, strict=True))
+        Stack(base << k, cells, (base << max(k - 1, 0)) + (cells - 1) * (base << k), (-(-side // 2**k)) ** 2)
+        for k in range(3)
     ]
 
 
-def op_cost(area: Tensor, channels: Tensor, pixels: int) -> Float[Tensor, "2 ..."]:
-    """Parameters and MACs of an operation in all cells of a stack."""
-    weights = CELLS * area * channels**2
-    return torch.stack([weights + CELLS * (area > 0) * 2 * channels, weights * pixels])
-
-
-def projection_cost(inputs: int, channels: Tensor, pixels: int) -> Float[Tensor, "2 ..."]:
-    """Parameters and MACs of the projection of the cells' inputs to one vertex, in all cells of a stack."""
-    return torch.stack([inputs * channels + CELLS * 2 * channels, inputs * channels * pixels])
-
-
 class NASBench101Cost(Cost):
-    """Costs of the CIFAR-10 network: trainable parameters, and multiply-adds of convolutions and the dense layer."""
+    """Costs of the skeleton's network: trainable parameters, multiply-adds of convolutions and the dense layer."""
 
     def __init__(self, space: SearchSpace):
         super().__init__(space)
         self.names = ("params_m", "macs_m", "depth")
         classes, resolution = space.skeleton["classes"], space.skeleton["resolution"]
-        stem, head = 27 * WIDTHS[0], WIDTHS[-1] * classes
+        self._stacks = stacks(space)
+        base = self._stacks[0].width
+        stem, head = 27 * base, self._stacks[-1].width * classes
         self._constant = torch.tensor(
-            [stem + 2 * WIDTHS[0] + head + classes, stem * resolution**2 + head], dtype=torch.float64
+            [stem + 2 * base + head + classes, stem * resolution**2 + head], dtype=torch.float64
         )[:, None]  # (2, 1)
-        self._stacks = stacks(resolution)
         feeding = torch.arange(INNER + 1).clamp(min=1)
         self._op_range, self._input_range = [], []  # low and high: (2, feeding, options) and (2, feeding)
         for end in (0, 1):
-            shares = [((w + end * (feeding - 1)) // feeding, n, p) for w, n, p in self._stacks]
-            self._op_range.append(sum(op_cost(AREA, share[:, None].double(), p) for share, _, p in shares))
-            self._input_range.append(sum(projection_cost(n, share.double(), p) for share, n, p in shares))
+            shares = [(stack, (stack.width + end * (feeding - 1)) // feeding) for stack in self._stacks]
+            self._op_range.append(sum(stack.op_cost(AREA, share[:, None].double()) for stack, share in shares))
+            self._input_range.append(sum(stack.projection_cost(share.double()) for stack, share in shares))
         full = torch.ones((), dtype=torch.float64)
-        self._skip = sum(projection_cost(n, w * full, p) for w, n, p in self._stacks)[:, None]  # (2, 1)
+        self._skip = sum(stack.projection_cost(stack.width * full) for stack in self._stacks)[:, None]  # (2, 1)
 
     def params_and_macs(self, codes: Int[Tensor, "batch holes"]) -> Float[Tensor, "2 batch"]:
         """See `Cost.params_and_macs`."""
         adjacency, area = matrices(codes).bool(), AREA[codes[:, :INNER]]
         total = self._constant + self._skip * adjacency[:, 0, -1]
-        for width, inputs, pixels in self._stacks:
-            channels = shared_channels(adjacency, width)
-            total = total + op_cost(area, channels, pixels).sum(-1)
-            total = total + (projection_cost(inputs, channels, pixels) * adjacency[:, 0, 1:-1]).sum(-1)
+        for stack in self._stacks:
+            channels = shared_channels(adjacency, stack.width)
+            total = total + stack.op_cost(area, channels).sum(-1)
+            total = total + (stack.projection_cost(channels) * adjacency[:, 0, 1:-1]).sum(-1)
         return total
 
     def params_and_macs_bounds(self, domains: Bool[Tensor, "batch holes options"]) -> Bounds:
@@ -361,22 +371,25 @@ class Cell(nn.Module):
 
 
 class NASBench101Builder(Builder):
-    """The benchmark's network: a stem, three stacks of three cells with max-pooling between them, a dense layer."""
+    """The benchmark's network: a stem, three stacks of cells with max-pooling between them, a dense layer.
+
+    The skeleton's `width` are the channels of the stem and of the first stack, `cells` the cells of each stack.
+    """
 
     @cached_property
     def cost(self) -> NASBench101Cost:
-        """Costs of the CIFAR-10 network."""
+        """Costs of the skeleton's network."""
         return NASBench101Cost(self.space)
 
     def network(self, architecture: Architecture, num_classes: int, in_channels: int) -> nn.Module:
         """See `Builder.network`."""
-        channels = WIDTHS[0]
+        channels = self.space.skeleton["width"]
         layers: list[nn.Module] = [conv_bn_relu(in_channels, channels, 3)]
-        for stack, width in enumerate(WIDTHS):
-            layers += [nn.MaxPool2d(2, ceil_mode=True)] if stack else []
-            for _ in range(CELLS):
-                layers.append(Cell(architecture, channels, width))
-                channels = width
+        for number, stack in enumerate(stacks(self.space)):
+            layers += [nn.MaxPool2d(2, ceil_mode=True)] if number else []
+            for _ in range(stack.cells):
+                layers.append(Cell(architecture, channels, stack.width))
+                channels = stack.width
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
 
 
@@ -396,5 +409,5 @@ SPACE = SearchSpace(
     native="archgen.spaces.nasbench101:Codec",
     columns=("module_adjacency", "module_operations"),
     builder="archgen.spaces.nasbench101:NASBench101Builder",
-    skeleton={"classes": 10, "resolution": 32},
+    skeleton={"classes": 10, "resolution": 32, "width": 128, "cells": 3},
 )

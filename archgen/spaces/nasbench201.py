@@ -17,7 +17,6 @@ from archgen.space import SearchSpace, Slot
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 # Operation k runs between these summing points (0: the cell's input, 3: its output), in the native string's order.
 POINTS = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
-WIDTH, CELLS = 16, 5
 
 
 class Codec:
@@ -103,15 +102,18 @@ class Reduction(nn.Module):
 
 
 class NASBench201Builder(Builder):
-    """The benchmark's network: a stem, three stages of five cells with a reduction between them, a classifier."""
+    """The benchmark's network: a stem, three stages of cells with a reduction between them, a classifier.
+
+    The skeleton's `width` are the channels of the first stage (the paper's C), `cells` those of each stage (its N).
+    """
 
     @cached_property
     def cost(self) -> Cost:
-        """Costs of the CIFAR-10 network (C=16, N=5): multiply-adds of convolutions and classifier, with its bias."""
-        classes, side = self.space.skeleton["classes"], self.space.skeleton["resolution"]
-        widths = [WIDTH << stage for stage in range(3)]
-        squares = [(side >> stage) ** 2 for stage in range(3)]
-        params, macs = 27 * WIDTH + 2 * WIDTH, 27 * WIDTH * squares[0]
+        """Costs of the skeleton's network: multiply-adds of convolutions and classifier, with its bias."""
+        classes, side, base, cells = (self.space.skeleton[key] for key in ("classes", "resolution", "width", "cells"))
+        widths = [base << stage for stage in range(3)]
+        squares = [(-(-side // 2**stage)) ** 2 for stage in range(3)]
+        params, macs = 27 * base + 2 * base, 27 * base * squares[0]
         for width, square in zip(widths, squares[1:], strict=False):
             weights = 9 * width * 2 * width + 9 * (2 * width) ** 2 + 2 * width**2
             params, macs = params + weights + 8 * width, macs + weights * square
@@ -123,8 +125,8 @@ class NASBench201Builder(Builder):
             if not area:
                 return 0, 0
             return (
-                CELLS * sum(area * w**2 + 2 * w for w in widths),
-                CELLS * sum(area * w**2 * s for w, s in zip(widths, squares, strict=True)),
+                cells * sum(area * w**2 + 2 * w for w in widths),
+                cells * sum(area * w**2 * s for w, s in zip(widths, squares, strict=True)),
             )
 
         terms = [Term((0,), torch.tensor([params, macs], dtype=torch.float64)[:, None].expand(2, len(OPS)))]
@@ -136,14 +138,12 @@ class NASBench201Builder(Builder):
     def network(self, architecture: Architecture, num_classes: int, in_channels: int) -> nn.Module:
         """See `Builder.network`."""
         ops = tuple(node.op for node in architecture.nodes[1:-1])
-        layers: list[nn.Module] = [
-            nn.Conv2d(in_channels, WIDTH, 3, padding=1, bias=False),
-            nn.BatchNorm2d(WIDTH),
-        ]
+        width = self.space.skeleton["width"]
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
         for stage in range(3):
-            layers += [Reduction(WIDTH << stage - 1)] if stage else []
-            layers += [Cell(ops, WIDTH << stage) for _ in range(CELLS)]
-        width = WIDTH << 2
+            layers += [Reduction(width << stage - 1)] if stage else []
+            layers += [Cell(ops, width << stage) for _ in range(self.space.skeleton["cells"])]
+        width <<= 2
         layers += [
             nn.BatchNorm2d(width),
             nn.ReLU(),
@@ -178,5 +178,5 @@ SPACE = SearchSpace(
     native="archgen.spaces.nasbench201:Codec",
     columns=("arch_str",),
     builder="archgen.spaces.nasbench201:NASBench201Builder",
-    skeleton={"classes": 10, "resolution": 32},
+    skeleton={"classes": 10, "resolution": 32, "width": 16, "cells": 5},
 )
