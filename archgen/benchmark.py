@@ -171,14 +171,15 @@ def find_file(name: str) -> Path:
 def find_table(name: str) -> Path:
     """A table by its path, by its name among archgen's own, or by its name in the folders of ARCHGEN_BENCHMARKS.
 
-    Archgen's own are `datasets/<name>/table.csv`. Names go with or without a suffix.
+    Archgen's own are `<folder>` for `datasets/<folder>/table.csv`, and `<folder>/<name>` for others there. Names of
+    tables measured by others go with or without a suffix.
 
     Raises:
         ValueError: If there is none; the sentence lists what there is.
     """
     if Path(name).is_file():
         return Path(name)
-    own = {path.parent.name: path for path in sorted(shipped_folder("datasets").glob("*/table.csv"))}
+    own = _own_tables()
     if name in own:
         return own[name]
     found = [path for folder in _folders() if folder.is_dir() for path in sorted(folder.iterdir())]
@@ -189,6 +190,16 @@ def find_table(name: str) -> Path:
     listed = ", ".join(path.stem for path in found) or "nothing"
     places = os.pathsep.join(map(str, _folders()))
     raise ValueError(f"no table {name!r}; archgen's own are {', '.join(own) or 'none'}; found in {places}: {listed}")
+
+
+def _own_tables() -> dict[str, Path]:
+    """Tables of architectures that are shipped, by name; other files there are lists of something else."""
+    tables = {}
+    for path in sorted(shipped_folder("datasets").glob("*/*.csv")):
+        with path.open(encoding="utf-8") as file:
+            if file.readline().replace('"', "").startswith("arch,"):
+                tables[path.parent.name if path.stem == "table" else f"{path.parent.name}/{path.stem}"] = path
+    return tables
 
 
 def _folders() -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,8 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -27,7 +25,7 @@ from archgen.hub import BadFile, replacing
 from archgen.images import ImageSet, load_images
 from archgen.results import Results, key_of
 from archgen.space import load_space, read_architectures
-from archgen.trainer import PRESETS, Diverged, Machine, Recipe, Training
+from archgen.trainer import PRESETS, Diverged, Machine, Recipe, Training, make_accelerator
 
 ATTEMPTS = 5  # times that a network may take its process down before it is given up
 
@@ -265,10 +263,8 @@ def fit(
     images = load_images(data, resolution, classes, train_size, test_rest)
     images.held_out(recipe.validation)  # refuses what cannot be held out before anything is written
     start, digest = (None, "") if weights is None else read_weights(weights)
-    machine = _machine(
-        recipe, not many, out, trackers, cpu, accumulate=accumulate, channels_last=channels_last, compile=compile,
-        save_every=save_every,
-    )  # fmt: skip
+    accelerator = make_accelerator(out, recipe.mixed_precision, trackers, asdict(recipe), cpu)
+    machine = Machine(accelerator, not many, accumulate, channels_last, compile, save_every)
     try:
         if not many:
             result = fit_one(Job(architectures[0], images, recipe, seed, digest), out, machine, start)
@@ -281,23 +277,6 @@ def fit(
 
 def _scaled(architecture: Architecture, skeleton: dict[str, Any] | None) -> Architecture:
     return replace(architecture, space=architecture.space.scaled(skeleton)) if skeleton else architecture
-
-
-def _machine(
-    recipe: Recipe, together: bool, out: str, trackers: list[str] | None, cpu: bool, **settings: Any
-) -> Machine:
-    accelerator = Accelerator(
-        mixed_precision=recipe.mixed_precision,
-        cpu=cpu,
-        log_with=trackers or None,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # dead ends of a cell
-        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(Path(out) / "tensorboard")),
-    )
-    if trackers:
-        wandb = {"mode": os.environ.get("WANDB_MODE", "offline"), "dir": str(out)}
-        Path(out).mkdir(parents=True, exist_ok=True)
-        accelerator.init_trackers("archgen", config=asdict(recipe), init_kwargs={"wandb": wandb})
-    return Machine(accelerator, together, **settings)
 
 
 def _fit_list(

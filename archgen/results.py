@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from archgen.hub import BadFile
@@ -102,36 +103,44 @@ def columns_of(records: Iterable[dict[str, Any]]) -> dict[str, dict[str, float |
 
     Returns:
         For each architecture `{task}_test_acc_pct`, `{task}_valid_acc_pct` where some images were set aside,
-        `{task}_test_acc_std_pct` over the seeds where there are several, and `{task}_seeds`.
+        `{task}_test_acc_std_pct` over the seeds where there are several, and `{task}_seeds`. Where a task was trained
+        with several recipes, as by successive halving, its name is followed by that of the recipe.
 
     Raises:
-        ValueError: If a task was trained with several recipes, or on several versions of its data.
+        ValueError: If a task was trained on several versions of its data.
     """
-    recipes: dict[str, set[tuple[str, str]]] = {}
-    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    groups: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = {}
     arch_of: dict[str, str] = {}
+    versions: dict[str, dict[str, None]] = {}
+    recipes: dict[str, dict[str, None]] = {}
     for record in records:
         if record["status"] == "done":
-            recipes.setdefault(record["task"], set()).add((record["recipe"], record["data"]))
+            task, recipe = record["task"], record["recipe"]
+            versions.setdefault(task, {})[record["data"]] = None
+            recipes.setdefault(task, {})[recipe] = None
             arch = arch_of.setdefault(record["hash"], record["arch"])
-            groups.setdefault(arch, {}).setdefault(record["task"], []).append(record)
-    for task, used in recipes.items():
-        if len(used) > 1:
-            listed = ", ".join(sorted(f"{recipe} on data {data}" for recipe, data in used))
-            raise ValueError(f"task {task} was trained in {len(used)} ways ({listed}); convert them one at a time")
+            groups.setdefault(arch, {}).setdefault((task, recipe), []).append(record)
+    for task, digests in versions.items():
+        if len(digests) > 1:
+            raise ValueError(f"task {task} was trained on {len(digests)} versions of its data: {', '.join(digests)}")
     rows: dict[str, dict[str, float | int | str]] = {}
-    for arch, tasks in groups.items():
-        row = rows[arch] = {"arch": arch}
-        for task, results in tasks.items():
-            for part in ("test", "valid"):
-                values = [result[f"{part}_acc_pct"] for result in results if result.get(f"{part}_acc_pct") is not None]
-                if values:
-                    mean = row[f"{task}_{part}_acc_pct"] = sum(values) / len(values)
-                if part == "test" and len(values) > 1:
-                    spread = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-                    row[f"{task}_test_acc_std_pct"] = spread**0.5
-            row[f"{task}_seeds"] = len(results)
+    for arch, trained in groups.items():
+        rows[arch] = {"arch": arch}
+        for (task, recipe), results in trained.items():
+            rows[arch] |= _columns(task if len(recipes[task]) == 1 else f"{task}_{recipe}", results)
     return rows
+
+
+def _columns(name: str, results: Sequence[dict[str, Any]]) -> dict[str, float | int]:
+    """Means over seeds of one network, task and recipe."""
+    row: dict[str, float | int] = {}
+    for part in ("test", "valid"):
+        values = [result[f"{part}_acc_pct"] for result in results if result.get(f"{part}_acc_pct") is not None]
+        if values:
+            row[f"{name}_{part}_acc_pct"] = round(mean(values), 4)
+        if part == "test" and len(values) > 1:
+            row[f"{name}_test_acc_std_pct"] = round(stdev(values), 4)
+    return {**row, f"{name}_seeds": len(results)}
 
 
 def _whole_lines(handle: int) -> int:

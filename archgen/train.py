@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from jaxtyping import Float, Int
@@ -28,6 +26,7 @@ from archgen.pipeline import ArchitecturePipeline
 from archgen.predictor import PropertyPredictor
 from archgen.scheduler import AbsorbingScheduler, VEScheduler
 from archgen.space import SearchSpace, load_space
+from archgen.trainer import make_accelerator
 
 SMALLEST_TAIL = 10  # rows: the sharpest "as high as possible" that is trained
 
@@ -286,23 +285,12 @@ def train(
     names = where.cost.names if costs is None else costs
     pool = make_pool(where, names, labels or {}, pool_size, label_limit, complete_labels, seed)
     folder = Path(out)
-    accelerator = Accelerator(
-        mixed_precision=mixed_precision,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=True)
-        ],  # each diffusion leaves some unused
-        log_with=trackers or None,
-        project_config=ProjectConfiguration(project_dir=str(folder / "state")),
-    )
+    accelerator = make_accelerator(folder / "state", mixed_precision, trackers, recipe)
     torch.manual_seed(seed)
     denoiser = GraphDenoiser.for_space(where, list(pool.values), **asdict(network))
     denoiser.set_distribution({name: value[value.isfinite()] for name, value in pool.values.items()})
     scheduler = AbsorbingScheduler() if process == "absorbing" else VEScheduler()
     run = Run(accelerator, where, denoiser, scheduler, pool, events)
-    if trackers:
-        wandb = {"mode": os.environ.get("WANDB_MODE", "offline"), "dir": str(folder / "state")}
-        flat = {key: str(value) for key, value in recipe.items()}
-        accelerator.init_trackers("archgen", config=flat, init_kwargs={"wandb": wandb})
     run.fit(optim, max_steps, batch_size, seed, save_every, folder / "state" / "state.pt", recipe)
     if accelerator.is_main_process:
         rows = {name: int(value.isfinite().sum()) for name, value in pool.values.items()}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
 from jaxtyping import Float, Int
 from safetensors.torch import save
 from torch import Tensor
@@ -111,6 +113,33 @@ class Machine:
     def share(self) -> tuple[int, int]:
         """Rank and number of the processes that train the same network."""
         return (self.accelerator.process_index, self.accelerator.num_processes) if self.together else (0, 1)
+
+
+def make_accelerator(
+    folder: str | Path, mixed_precision: str, trackers: Sequence[str] | None, config: dict[str, Any], cpu: bool = False
+) -> Accelerator:
+    """An accelerator that logs to a folder: W&B (offline unless WANDB_MODE says otherwise), TensorBoard, or nothing.
+
+    Args:
+        folder: Where trackers write.
+        mixed_precision: `no`, `bf16` or `fp16`.
+        trackers: Their names.
+        config: What is trained, for them.
+        cpu: Whether not to use a GPU that is there.
+    """
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision,
+        cpu=cpu,
+        log_with=trackers or None,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # dead ends, open masks
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(Path(folder) / "tensorboard")),
+    )
+    if trackers:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        wandb = {"mode": os.environ.get("WANDB_MODE", "offline"), "dir": str(folder)}
+        flat = {key: str(value) for key, value in config.items()}
+        accelerator.init_trackers("archgen", config=flat, init_kwargs={"wandb": wandb})
+    return accelerator
 
 
 class Diverged(Exception):

@@ -374,16 +374,22 @@ def test_a_torn_last_line_is_ignored(tmp_path):
     assert len(table_of(path, tmp_path / "t.csv")) == 3
 
 
-@pytest.mark.parametrize("change", [{"recipe": "default-2"}, {"data": "digits-2"}])
-def test_a_task_that_was_trained_in_two_ways_is_refused(tmp_path, change):
-    """Two recipes, or two versions of its images; different tasks may differ."""
-    path = keep(tmp_path / "run", [result(), result(NETS[1], task="mnist", **change)])
-    assert len(table_of(path, tmp_path / "t.csv")) == 2
-    keep(tmp_path / "run", [result(NETS[1], **change)])
+def test_a_task_trained_on_two_versions_of_its_images_is_refused(tmp_path):
+    """Different tasks may differ."""
+    keep(tmp_path / "run", [result(NETS[0]), result(NETS[1], task="other")])
+    assert len(table_of(str(tmp_path / "run"), tmp_path / "t.csv")) == 2
+    keep(tmp_path / "run", [result(NETS[1], data="digits-2")])
     (tmp_path / "t.csv").unlink()
-    with pytest.raises(ValueError, match=r"task digits was trained in 2 ways .*; convert them one at a time"):
-        convert("fit", str(path), str(tmp_path / "t.csv"))
-    assert os.listdir(tmp_path) == ["run"]
+    with pytest.raises(ValueError, match="task digits was trained on 2 versions of its data"):
+        convert("fit", str(tmp_path / "run"), str(tmp_path / "t.csv"))
+    assert not (tmp_path / "t.csv").exists()
+
+
+def test_recipes_of_a_task_have_columns_of_their_own(tmp_path):
+    keep(tmp_path / "run", [result(NETS[0]), result(NETS[0], recipe="longer-1"), result(NETS[1])])
+    table = table_of(str(tmp_path / "run"), tmp_path / "t.csv")
+    known = {name: int(column.isfinite().sum()) for name, column in table.columns.items() if "test_acc" in name}
+    assert known == {"digits_default-1_test_acc_pct": 2, "digits_longer-1_test_acc_pct": 1}
 
 
 @pytest.mark.parametrize(

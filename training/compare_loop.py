@@ -16,12 +16,10 @@ import time
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 
 from archgen.images import load_images
 from archgen.space import load_space
-from archgen.trainer import Machine, Recipe, Training
+from archgen.trainer import Machine, Recipe, Training, make_accelerator
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 
@@ -43,7 +41,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=16)
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    accelerator = make_accelerator("out/compare_loop", "no", None, {})
     device, processes = accelerator.device, accelerator.num_processes
     images = load_images("digits", options.side)
     space = load_space("nasbench201").scaled({"width": options.width, "cells": options.cells})
