@@ -2,10 +2,10 @@
 
 `python sampling/check_export.py --n 100 --out out/export.json`
 
-An untrained network hardly looks at its images, so normalizations get random weights and the statistics they find.
-Such networks enlarge rounding ten times and more beyond what trained ones do, so a file may be above the tolerance and
-right: the module itself is as far from its own float64, which is measured too. Images have 32 pixels a side for the
-spaces of cells and 64 for those of stages; their own 224 would only take longer.
+An untrained network hardly looks at its images, so with `--lively true` normalizations get random weights and the
+statistics they find. Such networks enlarge rounding ten times and more beyond what trained ones do, so a file may be
+above the tolerance and right: the module itself is as far from its own float64, which is measured too. Images have 32
+pixels a side for the spaces of cells and 64 for those of stages; their own 224 would only take longer.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def check_export(
     spaces: str = "nasbench201,nasbench101,mnasnet,mobilenetv3",
     n: int = 100,
     seed: int = 0,
+    lively: bool = False,
     out: str = "out/export.json",
 ) -> None:
     """Build, export, run the file and compare.
@@ -65,6 +66,7 @@ def check_export(
         spaces: Names, separated by commas.
         n: Random members of each.
         seed: Seed of members, weights and images.
+        lively: Whether normalizations are given random weights; else networks are as they are built.
         out: File for the numbers.
     """
     results = {}
@@ -76,13 +78,15 @@ def check_export(
         with tempfile.TemporaryDirectory() as folder:
             for architecture in tqdm(space.decode_all(space.sample(n, generator)), desc=name):
                 network = architecture.build()
-                enliven(network, shape, generator)
+                if lively:
+                    enliven(network, shape, generator)
                 begin = time.monotonic()
                 differences.append(to_onnx(network, Path(folder) / "network.onnx", shape, tolerance=math.inf))
                 seconds.append(time.monotonic() - begin)
                 roundings.append(rounding(network, shape, generator))
         results[name] = {
             "networks": n,
+            "lively": lively,
             "side": shape[-1],
             "largest difference": max(differences),
             "median difference": statistics.median(differences),
