@@ -129,7 +129,7 @@ def make_accelerator(
     """
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
-        cpu=cpu,
+        cpu=cpu or not torch.cuda.is_available(),  # without this, accelerate sees one process under torchrun
         log_with=trackers or None,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # dead ends, open masks
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(Path(folder) / "tensorboard")),

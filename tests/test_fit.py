@@ -383,7 +383,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
 
 def test_two_processes_share_a_list(tmp_path):
     cells = listed(tmp_path, 5)
-    settings = {**QUICK, "epochs": 1}
+    settings = {**QUICK, "epochs": 1, "cpu": torch.cuda.is_available()}  # without a GPU nobody needs to say so
     in_processes(2, 29574, lambda rank: fit(cells, out=str(tmp_path / "two"), **settings))
     assert {path.name for path in (tmp_path / "two").glob("*.jsonl")} == {"results-0.jsonl", "results-1.jsonl"}
     fit(cells, out=str(tmp_path / "one"), **settings)
