@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from archgen.graph import Architecture, graph_from_dict
+from archgen.hub import reading
 from archgen.space import SearchSpace, load_space
 
 
@@ -115,10 +116,8 @@ def read_network(folder: Path) -> dict[str, Any]:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
+    with reading(path):
         return load_file(path)
-    except Exception as error:
-        raise ValueError(f"cannot read {path}: {type(error).__name__}") from error
 
 
 def read_weights(path: str) -> tuple[dict[str, Tensor], str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,10 +231,10 @@ def _network(
         network = load_network(arch, space=space)
         channels, height, width = network.shape
         return network.architecture, network, (channels, resolution or height, resolution or width)
-    from archgen.space import load_space, read_architectures
+    from archgen.space import load_space, read_architectures, rescale
 
-    architecture = read_architectures(arch, None if space is None else load_space(space))[0]
-    architecture = replace(architecture, space=architecture.space.scaled(skeleton))
+    found = read_architectures(arch, None if space is None else load_space(space))
+    (architecture,) = rescale(found[:1], skeleton)
     channels = in_channels or 3
     side = resolution or int(architecture.space.skeleton.get("resolution", 32))
     network = architecture.build(num_classes=num_classes, in_channels=channels).eval()

@@ -21,10 +21,10 @@ from tqdm.auto import tqdm
 
 from archgen.classifier import describe, read_network, read_weights
 from archgen.graph import Architecture
-from archgen.hub import BadFile, replacing
+from archgen.hub import BadFile, brief, replacing
 from archgen.images import ImageSet, load_images
 from archgen.results import Results, key_of
-from archgen.space import load_space, read_architectures
+from archgen.space import load_space, read_architectures, rescale
 from archgen.trainer import PRESETS, Diverged, Machine, Recipe, Training, make_accelerator
 
 ATTEMPTS = 5  # times that a network may take its process down before it is given up
@@ -90,19 +90,18 @@ def train_jobs(
     found, failed, best = [], 0, -math.inf
     split: dict[tuple[str, float], tuple] = {}
     for job in progress:
-        record = results.get(**job.key)
+        record, state = results.get(job.key), results.folder / "state" / f"{job.name}.pt"
         if record is None:
             place = (job.images.digest, job.recipe.validation)
             if place not in split:
                 split = {place: _on_device(job.images, job.recipe.validation, machine)}  # of one task at a time
-            state = results.folder / "state" / f"{job.name}.pt"
-            with _attempt(results.folder / "state" / f"attempt-{share[0]}.json", job, state) as attempts:
+            with _attempt(state.with_name(f"attempt-{share[0]}.json"), job, state) as attempts:
                 record = _train_job(job, split[place], machine, state, attempts)
                 results.append(record)
             if machine.accelerator.trackers and record["status"] == "done":
                 shown = {name: record[name] for name in ("test_acc_pct", "train_loss", "seconds")}
                 machine.accelerator.log(shown, step=len(results.records))
-        (results.folder / "state" / f"{job.name}.pt").unlink(missing_ok=True)
+        state.unlink(missing_ok=True)
         found.append(record)
         failed += record["status"] == "failed"
         best = max(best, record.get("test_acc_pct", best))
@@ -137,8 +136,7 @@ def _train_job(job: Job, task: tuple, machine: Machine, state: Path, attempts: i
             reason = f"diverged: {error}"
         except Exception as error:
             full = isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)
-            said = " ".join(str(error).split())[:200]
-            reason = "out of memory" if full else f"{type(error).__name__}: {said}"
+            reason = "out of memory" if full else f"{type(error).__name__}: {brief(error)}"
     if reason is not None or machine.accelerator.scaler is not None:
         machine.accelerator.free_memory()
     return record if reason is None else {**record, "status": "failed", "reason": reason}
@@ -254,7 +252,7 @@ def fit(
         if given[name] < 1:
             raise ValueError(f"{name} is at least 1, got {given[name]}")
     chosen = None if space is None else load_space(space)
-    architectures = [_scaled(architecture, skeleton) for architecture in read_architectures(archs, chosen, seed)]
+    architectures = rescale(read_architectures(archs, chosen, seed), skeleton)
     many = len(architectures) > 1 or seeds > 1
     if (halving or share) and not many:
         raise ValueError("halving and share are for lists of architectures")
@@ -275,17 +273,13 @@ def fit(
         machine.accelerator.end_training()
 
 
-def _scaled(architecture: Architecture, skeleton: dict[str, Any] | None) -> Architecture:
-    return replace(architecture, space=architecture.space.scaled(skeleton)) if skeleton else architecture
-
-
 def _fit_list(
     jobs: list[Job], out: Path, machine: Machine, halving: int | None, share: str | None
 ) -> dict[str, Any] | None:
     """Train the jobs of this process, in rungs where they are halved, and sum up on the first process."""
     if halving is not None and (halving < 2 or not jobs[0].recipe.validation):
         raise ValueError("halving is at least 2, and chooses by validation, a share of the training images above 0")
-    jobs = list({tuple(job.key.values()): job for job in jobs}.values())  # equal networks are trained once
+    jobs = list({key_of(job.key): job for job in jobs}.values())  # equal networks are trained once
     state = machine.accelerator.state
     rank, processes = state.process_index, state.num_processes
     file = rank
@@ -305,9 +299,9 @@ def _fit_list(
         if processes > 1:
             found = gather_object(found)
         score = {key_of(record): record["valid_acc_pct"] for record in found if record["status"] == "done"}
-        jobs = [job for job in jobs if tuple(job.key.values()) in score]
+        jobs = [job for job in jobs if key_of(job.key) in score]
         if rung:
-            jobs = sorted(jobs, key=lambda job: -score[tuple(job.key.values())])[: max(1, len(jobs) // halving)]
+            jobs = sorted(jobs, key=lambda job: -score[key_of(job.key)])[: max(1, len(jobs) // halving)]
     return _summary(found, results) if state.is_main_process else None
 
 

@@ -19,7 +19,7 @@ class BadFile(ValueError):
 
 
 def shipped_folder(kind: str) -> Path:
-    """The folder of shipped `checkpoints`, `training` or `sampling` recipes, in a wheel or in a checkout."""
+    """The folder of what is shipped, such as `checkpoints` or `datasets`, in a wheel or in a checkout."""
     installed = HERE / f"_{kind}"
     return installed if installed.is_dir() else HERE.parent / kind
 
@@ -134,3 +134,19 @@ def save_state(state: dict[str, Any], path: str | Path) -> None:
     torch.save(state, content)
     with replacing(path) as temporary:
         temporary.write_bytes(content.getbuffer())
+
+
+def read_state(path: str | Path, device: Any = "cpu") -> dict[str, Any]:
+    """Read what `save_state` wrote; nothing in it is executed.
+
+    Raises:
+        BadFile: If it is damaged.
+    """
+    import torch
+
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise BadFile(
+            f"the saved state {path} is damaged ({type(error).__name__}); remove it to start anew"
+        ) from error

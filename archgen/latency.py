@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from archgen.benchmark import READABLE, Table
+from archgen.hub import brief
 from archgen.space import SearchSpace, load_space, read_architectures
 
 CHUNK, REFERENCES = 50, 5  # networks measured together, and how many earlier ones are measured again with them
@@ -112,7 +113,7 @@ def measure(
                     times[position].append(time_pass(networks[position], images))
                     passes += 1
             except Exception as error:  # whatever a network raises costs only itself
-                failures[position] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                failures[position] = f"{type(error).__name__}: {brief(error)}"
                 networks.pop(position, None)
                 times[position] = []
     return times, failures

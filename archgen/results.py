@@ -34,9 +34,9 @@ class Results:
         self.records = read_results([self.folder]) if self.folder.is_dir() else []
         self._known = {key_of(record): record for record in self.records}
 
-    def get(self, **key: Any) -> dict[str, Any] | None:
+    def get(self, key: dict[str, Any]) -> dict[str, Any] | None:
         """The result of a key, if there is one."""
-        return self._known.get(tuple(key[name] for name in KEY))
+        return self._known.get(key_of(key))
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a result; when this returns, it is on the disk.

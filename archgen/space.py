@@ -657,6 +657,17 @@ def read_architectures(text: str, space: SearchSpace | None = None, seed: int = 
     return found
 
 
+def rescale(architectures: Iterable[Architecture], skeleton: Mapping[str, Any] | None) -> list[Architecture]:
+    """The same architectures in larger or smaller networks, see `SearchSpace.scaled`; those of a space share one.
+
+    Raises:
+        ValueError: If a space has no such setting.
+    """
+    architectures = list(architectures)
+    spaces = {space: space.scaled(skeleton) for space in dict.fromkeys(one.space for one in architectures)}
+    return [replace(one, space=spaces[one.space]) for one in architectures]
+
+
 def _random_members(n: int, space: SearchSpace | None, seed: int) -> list[Architecture]:
     if space is None:
         raise ValueError(f"random:{n} needs the name of a space")

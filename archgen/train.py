@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from archgen.benchmark import Table, find_table
 from archgen.denoiser import GraphDenoiser, reachable_range
 from archgen.evaluate import evaluate
-from archgen.hub import replacing_folder, save_state
+from archgen.hub import read_state, replacing_folder, save_state
 from archgen.pipeline import ArchitecturePipeline
 from archgen.predictor import PropertyPredictor
 from archgen.scheduler import AbsorbingScheduler, VEScheduler
@@ -379,12 +379,7 @@ class Run:
     def _resume(self, path: Path, parts: dict, recipe: dict) -> int:
         if not path.exists():
             return 0
-        try:
-            saved = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-        except Exception as error:
-            raise ValueError(
-                f"the saved state {path} is damaged ({type(error).__name__}); remove it to start anew"
-            ) from error
+        saved = read_state(path, self.accelerator.device)
         if saved["recipe"] != json.dumps(recipe):
             raise ValueError(f"{path} belongs to another recipe; finish that one, remove it, or choose another out")
         for name, part in parts.items():

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from archgen.classifier import Classifier, load_weights
 from archgen.graph import Architecture
-from archgen.hub import BadFile, replacing, save_state
+from archgen.hub import BadFile, read_state, replacing, save_state
 from archgen.images import Images, ImageSet, augment
 from archgen.synchronize import synchronize_batch_norm
 
@@ -384,7 +384,7 @@ class Training:
         save_state({**entry, **numbers, "sums": self._sums, "metrics": json.dumps(self.metrics), "key": key}, path)
 
     def _resume(self, path: Path, key: str) -> None:
-        saved = _read_state(path) if self.machine.share[0] == 0 and path.is_file() else None
+        saved = read_state(path) if self.machine.share[0] == 0 and path.is_file() else None
         if self.machine.share[1] > 1:
             (saved,) = broadcast_object_list([saved])  # other machines may not see the file
         if saved is None:
@@ -397,12 +397,3 @@ class Training:
         self.step, self.seconds, self._sums = saved["step"], saved["seconds"], [x.to(device) for x in saved["sums"]]
         self.best, self.best_weights = saved["best"], saved["best_weights"]
         self.metrics = json.loads(saved["metrics"])
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise BadFile(
-            f"the saved state {path} is damaged ({type(error).__name__}); remove it to start anew"
-        ) from error

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import strategies as st
 
 BESIDE = Path(__file__).parents[2] / "shared" / "data"
 
@@ -27,3 +28,16 @@ def outside() -> Callable[[str], Path]:
         pytest.skip(f"needs {name}: set ARCHGEN_BENCHMARKS")
 
     return find
+
+
+@pytest.fixture(scope="session")
+def damaged() -> Callable[[st.DataObject, bytes], bytes]:
+    """How Hypothesis damages the bytes of a file: up to three are changed, then they are cut, perhaps at the end."""
+
+    def damage(data: st.DataObject, content: bytes) -> bytes:
+        changed = bytearray(content)
+        for position in data.draw(st.lists(st.integers(0, len(changed) - 1), max_size=3)):
+            changed[position] = data.draw(st.integers(0, 255))
+        return bytes(changed[: data.draw(st.integers(0, len(changed)) | st.just(len(changed)))])
+
+    return damage

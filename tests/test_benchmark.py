@@ -219,14 +219,11 @@ def samples(tmp_path_factory):
 
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_damaged_files_raise_one_sentence(samples, tmp_path, data):
+def test_damaged_files_raise_one_sentence(samples, damaged, tmp_path, data):
     """Cut anywhere or with bytes changed, a file is read or refused; nothing but ValueError comes out."""
     suffix = data.draw(st.sampled_from(sorted(samples)))
-    content = bytearray(samples[suffix])
-    for position in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
-        content[position] = data.draw(st.integers(0, 255))
     path = tmp_path / f"t{suffix}"
-    path.write_bytes(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
+    path.write_bytes(damaged(data, samples[suffix]))
     try:
         Table.read(path, NB201)
     except ValueError as error:

@@ -129,14 +129,11 @@ def samples():
 
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_damaged_pickles_raise_one_sentence(samples, tmp_path, data):
+def test_damaged_pickles_raise_one_sentence(samples, damaged, tmp_path, data):
     """Cut anywhere or with bytes changed, a pickle is read or refused; nothing but ValueError comes out."""
     suffix = data.draw(st.sampled_from(sorted(samples)))
-    content = bytearray(samples[suffix])
-    for position in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
-        content[position] = data.draw(st.integers(0, 255))
     path = tmp_path / f"t{suffix}"
-    path.write_bytes(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
+    path.write_bytes(damaged(data, samples[suffix]))
     try:
         read_pickle(path)
     except ValueError as error:

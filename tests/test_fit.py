@@ -48,6 +48,11 @@ def weights(folder, which="best"):
     return archgen.load_network(folder, which).state_dict()
 
 
+def timeless(records):
+    """Records without how long they took."""
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
+
+
 def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -91,8 +96,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(tmp_path, monkeypatch
     whole = fit(CELL, out=str(tmp_path / "whole"), **QUICK, **settings)  # done: read, not trained
     assert {k: v for k, v in result.items() if k not in drop} == {k: v for k, v in whole.items() if k not in drop}
     files = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "parts")]
-    strip = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines] for lines in files]
-    assert strip[0] == strip[1]
+    assert timeless(map(json.loads, files[0])) == timeless(map(json.loads, files[1]))
 
 
 def test_a_batch_in_parts_takes_the_same_step_up_to_batch_normalization(tmp_path):
@@ -265,8 +269,7 @@ def test_a_list_killed_at_random_is_finished_by_starting_again(frail, tmp_path):
             break
         kills += 1
     found = train_jobs(jobs, Results(tmp_path / "killed"), machine, bar=False)
-    drop = [{k: v for k, v in record.items() if k != "seconds"} for record in found]
-    assert drop == [{k: v for k, v in record.items() if k != "seconds"} for record in whole]
+    assert timeless(found) == timeless(whole)
     assert kills >= 2
     assert {path.suffix for path in (tmp_path / "killed").iterdir() if path.is_file()} == {".jsonl"}
 
@@ -305,11 +308,7 @@ def test_equal_networks_are_trained_once_and_shares_add_up(tmp_path):
         fit(cells, out=str(tmp_path / part[0]), share=part, **settings)
     merged = read_results([tmp_path / "1", tmp_path / "2"])
     key = lambda record: record["hash"]  # noqa: E731
-    drop = [
-        [{k: v for k, v in record.items() if k != "seconds"} for record in sorted(records, key=key)]
-        for records in (merged, read_results([tmp_path / "whole"]))
-    ]
-    assert drop[0] == drop[1]
+    assert timeless(sorted(merged, key=key)) == timeless(sorted(read_results([tmp_path / "whole"]), key=key))
 
 
 def test_halving_trains_the_better_ones_longer(tmp_path):
