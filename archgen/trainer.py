@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be trained with."""
+        for one in fields(self):
+            if isinstance(one.default, float):  # equal recipes are written alike, 0 as 0.0
+                object.__setattr__(self, one.name, float(getattr(self, one.name)))
         wrong = [name for name in ("epochs", "batch_size") if getattr(self, name) < 1]
         wrong += [name for name in ("lr",) if not getattr(self, name) > 0]
         rest = ("warmup", "weight_decay", "clip", "crop", "cutout")

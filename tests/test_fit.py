@@ -413,6 +413,7 @@ def test_jobs_differ_in_key_where_they_differ_in_outcome():
     keys = {json.dumps(each.key) for each in [job, *others]}
     assert len(keys) == 7
     assert job.key == Job(space.parse(CELL), load_images("digits"), Recipe(), 0).key
+    assert replace(job, recipe=Recipe(clip=5, warmup=1)).key == job.key  # the defaults, as whole numbers
 
 
 def test_a_loss_that_is_no_number_ends_a_training(frail):
