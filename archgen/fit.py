@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -86,6 +87,7 @@ def train_jobs(
     Raises:
         ValueError: If a result cannot be written.
     """
+    torch.optim.SGD([torch.zeros(1)])  # torch's first optimizer imports for seconds: not while an attempt is counted
     progress = tqdm(jobs[share[0] :: share[1]], unit="network", disable=not bar)
     found, failed, best = [], 0, -math.inf
     split: dict[tuple[str, float], tuple] = {}
