@@ -18,6 +18,7 @@ COMMANDS = {  # the module that holds the function, and what it does; imported w
     "sample": ("archgen.cli", "architectures from a checkpoint, under any conditions"),
     "build": ("archgen.cli", "the network of an architecture: its cost, a check run, a picture, ONNX"),
     "fit": ("archgen.fit", "train generated networks on your images: one, or a list"),
+    "search": ("archgen.search", "find the best networks with few measurements"),
     "train": ("archgen.train", "train what a recipe names"),
     "evaluate": ("archgen.evaluate", "the numbers on a checkpoint's card, again"),
     "latency": ("archgen.latency", "milliseconds of networks on this device"),
@@ -33,6 +34,9 @@ def sample(
     condition: dict[str, float | str | list[float]] | None = None,
     maximize: str = "",
     minimize: str = "",
+    reward: str | None = None,
+    strength: float | None = None,
+    particles: int = 64,
     like: str | None = None,
     change: int | None = None,
     guidance: float | None = None,
@@ -51,8 +55,13 @@ def sample(
         seed: Seed of the sampler.
         where: Hard constraint, such as "params_m <= 0.4 and depth >= 2 and count(avg_pool_3x3) == 0".
         condition: Learned properties as {name: value, name: [low, high]}.
-        maximize: Learned properties to be as high as possible, separated by commas.
-        minimize: Learned properties to be as low as possible, separated by commas.
+        maximize: Properties to be as high as possible, separated by commas. Several objectives, in `minimize` and
+            `reward` too, give a Pareto set.
+        minimize: Properties to be as low as possible, separated by commas.
+        reward: Function to be high as well, as module:function; it gets a list of architectures and returns one number
+            each, NaN for none.
+        strength: Weight of the reward per unit of it; by default as much as leaves one architecture in a hundred.
+        particles: Architectures that compete while they are steered towards a reward.
         like: An architecture (native string, or a JSON file) to start from.
         change: How many of its decisions are opened again.
         guidance: Weight of the conditions: 0 ignores them, 1 is what was learned; by default 1, for extremes 1.5.
@@ -78,6 +87,9 @@ def sample(
         condition=condition,
         maximize=_words(maximize),
         minimize=_words(minimize),
+        reward=reward,
+        strength=strength,
+        particles=particles,
         like=start,
         change=change,
         guidance=guidance,
@@ -91,6 +103,12 @@ def sample(
         _write_lines(out, records)
     if draw is not None:
         _draw_all(result.architectures, Path(draw))
+        if result.objectives is not None and len(result.objectives.names) > 1:
+            from archgen.plot import draw_front
+
+            known, kept = (result.objectives.in_own_units(c) for c in (result.objectives.asked[0], result.codes))
+            finite = {name: [v for v in values.tolist() if abs(v) < float("inf")] for name, values in known.items()}
+            draw_front(finite, {name: values.tolist() for name, values in kept.items()}, Path(draw) / "front.png")
     _print_table(records)
     if len(records) < n:
         print(f"archgen: {len(records)} of {n}: no more distinct ones were found", file=sys.stderr)
@@ -276,7 +294,7 @@ def _print_table(records: list[dict[str, Any]]) -> None:
     """One line an architecture; long native strings are cut."""
     if not records:
         return
-    costs = [name for name in ("params_m", "macs_m", "depth") if name in records[0]]
+    costs = [name for name, value in records[0].items() if isinstance(value, float | int)]
     print("  #  " + "".join(f"{name:>10}" for name in costs) + "  architecture")
     for index, record in enumerate(records):
         arch = record["arch"] if len(record["arch"]) <= 110 else record["arch"][:107] + "..."

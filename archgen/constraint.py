@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, combinations_with_replacement, islice, product, starmap
 from math import ceil, floor
@@ -24,6 +25,7 @@ COMPARE: dict[type[ast.cmpop], str] = {
 }  # fmt: skip
 SIGNS = {"<=": (1,), "<": (1,), ">=": (-1,), ">": (-1,), "==": (1, -1), "!=": ()}  # of what is at most zero
 MOST_ALTERNATIVES = 64
+CONFIDENCE = re.compile(r"@\s*(\d+(?:\.\d+)?)\s*%")
 COMPLEMENT = {"<=": ">", ">": "<=", ">=": "<", "<": ">=", "==": "!=", "!=": "=="}
 
 
@@ -47,12 +49,31 @@ class Count:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """What a measured property stays below, or above, with some confidence.
+
+    Attributes:
+        name: Of the property.
+        level: The confidence, in (0, 1).
+        upper: Whether it is an upper bound.
+    """
+
+    name: str
+    level: float
+    upper: bool
+
+
+Predict = Callable[[Int[Tensor, "batch holes"], Bound], Float[Tensor, " batch"]]
+
+
+@dataclass(frozen=True)
 class Linear:
-    """A sum of costs and counts with coefficients."""
+    """A sum of costs, counts and bounds of what is measured, with coefficients."""
 
     costs: tuple[tuple[str, float], ...] = ()
     counts: tuple[tuple[Count, float], ...] = ()
     constant: float = 0.0
+    bounds: tuple[tuple[Bound, float], ...] = ()
 
     def plus(self, other: Linear, sign: float = 1.0) -> Linear:
         """The sum, or with `sign=-1` the difference."""
@@ -60,9 +81,14 @@ class Linear:
         costs = dict(self.costs)
         for name, factor in flip.costs:
             costs[name] = costs.get(name, 0.0) + factor
-        return Linear(
-            tuple(item for item in costs.items() if item[1]), self.counts + flip.counts, self.constant + flip.constant
-        )
+        kept = tuple(item for item in costs.items() if item[1])
+        constant = self.constant + flip.constant
+        return Linear(kept, self.counts + flip.counts, constant, self.bounds + flip.bounds)
+
+    @property
+    def terms(self) -> tuple[tuple[str | Count | Bound, float], ...]:
+        """All that is summed, with its coefficient."""
+        return (*self.costs, *self.counts, *self.bounds)
 
     def times(self, factor: float) -> Linear:
         """Every coefficient multiplied."""
@@ -70,6 +96,7 @@ class Linear:
             tuple((name, c * factor) for name, c in self.costs),
             tuple((count, c * factor) for count, c in self.counts),
             self.constant * factor,
+            tuple((bound, c * factor) for bound, c in self.bounds),
         )
 
 
@@ -95,23 +122,29 @@ class Constraint:
     Names are the costs of the space (`params_m`, `macs_m`, `depth`); `count(OP)` counts nodes with an operation and
     `count(ATTRIBUTE == VALUE)` choices of an attribute (quote what is no plain word). They are added, subtracted,
     multiplied by numbers, compared (`<= >= == != < >`, chains, `in [low, high]`) and joined by `and`, `or`, `not`.
+    What is measured is compared with a number and a confidence: `raspi4_latency_ms <= 20 @ 90%` holds where the bound
+    that the property keeps with that confidence does.
 
     Args:
         text: The condition.
         space: Where it is to hold.
+        measured: Names of measured properties that can be compared.
+        predict: Gives their bounds for complete encodings.
 
     Raises:
         ValueError: If the text is no condition on this space; the sentence names the place.
     """
 
-    def __init__(self, text: str, space: SearchSpace):
+    def __init__(self, text: str, space: SearchSpace, measured: Collection[str] = (), predict: Predict | None = None):
         self.text, self.space = text.strip(), space
+        self._parsed = CONFIDENCE.sub(_as_operand, self.text)
+        self.measured, self._predict = measured, predict
         if len(self.text) > LONGEST:
             raise ValueError(f"a constraint has at most {LONGEST} characters, got {len(self.text)}")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                tree = ast.parse(self.text, mode="eval").body
+                tree = ast.parse(self._parsed, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ValueError(
                 f"cannot read the constraint {self.text[:80]!r}: {getattr(error, 'msg', error)}"
@@ -121,10 +154,11 @@ class Constraint:
         except RecursionError:
             raise ValueError(f"the constraint {self.text[:80]!r} is nested too deeply") from None
         self.names = tuple(dict.fromkeys(name for atom in self.atoms() for name, _ in atom.left.costs))
+        self.bounds = tuple(dict.fromkeys(bound for atom in self.atoms() for bound, _ in atom.left.bounds))
 
     # ---- parsing -------------------------------------------------------------------------------------------------
     def _fault(self, node: ast.AST, expected: str) -> ValueError:
-        part = (ast.get_source_segment(self.text, node) or self.text)[:60]
+        part = (ast.get_source_segment(self._parsed, node) or self.text)[:60]
         return ValueError(f"in the constraint, {part!r}: {expected}")
 
     def _formula(self, node: ast.expr, negated: bool) -> Atom | Junction:
@@ -139,6 +173,8 @@ class Constraint:
                 parts += self._comparison(node, left, op, right)
                 left = right
             if negated:
+                if any(part.left.bounds for part in parts):
+                    raise self._fault(node, "a confidence cannot be negated; compare the other way round")
                 parts = [Atom(part.left, COMPLEMENT[part.compare]) for part in parts]
             parts = [_normalize(part) for part in parts]
             return parts[0] if len(parts) == 1 else Junction(not negated, tuple(parts))
@@ -150,13 +186,27 @@ class Constraint:
             return self._comparison(whole, left, ast.GtE(), low) + self._comparison(whole, left, ast.LtE(), high)
         if type(op) not in COMPARE:
             raise self._fault(whole, "compare with <=, >=, ==, !=, <, > or 'in [low, high]'")
+        if isinstance(right, ast.BinOp) and isinstance(right.op, ast.MatMult):
+            return [self._confident(whole, left, COMPARE[type(op)], right)]
         difference = self._linear(left).plus(self._linear(right), -1.0)
-        factors = [abs(factor) for _, factor in (*difference.costs, *difference.counts) if factor]
+        factors = [abs(factor) for _, factor in difference.terms if factor]
         if not factors:
             raise self._fault(whole, f"compares numbers alone; name one of {self._known()}")
         if not all(1 / LARGEST < number < LARGEST for number in (*factors, 1 + abs(difference.constant))):
             raise self._fault(whole, f"numbers lie between {1 / LARGEST:g} and {LARGEST:g}")
         return [Atom(difference, COMPARE[type(op)])]
+
+    def _confident(self, whole: ast.expr, left: ast.expr, compare: str, right: ast.BinOp) -> Atom:
+        if not isinstance(left, ast.Name) or compare not in ("<=", "<", ">=", ">"):
+            raise self._fault(whole, "a confidence goes with one measured property, such as latency_ms <= 20 @ 90%")
+        if left.id not in self.measured:
+            known = ", ".join(self.measured) or "nothing"
+            raise self._fault(left, f"a confidence goes with what is measured; here {known} can be predicted")
+        level = right.right.value if isinstance(right.right, ast.Constant) else None
+        if not isinstance(level, float) or not 0 < level < 1:
+            raise self._fault(whole, "a confidence lies between 0 and 100 %, such as @ 90%")
+        bound = Linear(bounds=((Bound(left.id, level, upper=compare in ("<=", "<")), 1.0),))
+        return Atom(bound.plus(self._linear(right.left), -1.0), compare)
 
     def _linear(self, node: ast.expr) -> Linear:
         if (
@@ -180,6 +230,8 @@ class Constraint:
                 return left.times(1 / right.constant)
             raise self._fault(node, "costs and counts can be added, and multiplied or divided by a number")
         if isinstance(node, ast.Name):
+            if node.id in self.measured:
+                raise self._fault(node, f"what is measured needs a confidence, such as {node.id} <= 20 @ 90%")
             if node.id not in self.space.cost.names:
                 raise self._fault(
                     node, f"{self.space.name} knows {self._known()}; what is measured is no hard constraint"
@@ -215,14 +267,14 @@ class Constraint:
         if value not in seen:
             kinds = sorted({hole.kind for hole in self.space.holes} - {"edge"})
             raise self._fault(node, f"{self.space.name} has {attribute}: {sorted(seen)}" if seen else f"count {kinds}")
-        return Count(ast.get_source_segment(self.text, node) or "count", weights, constant)
+        return Count(ast.get_source_segment(self._parsed, node) or "count", weights, constant)
 
     def _word(self, node: ast.expr) -> str:
         if isinstance(node, ast.Name):
             return node.id
         if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float)):
             return _spell(node.value)
-        segment = ast.get_source_segment(self.text, node)
+        segment = ast.get_source_segment(self._parsed, node)
         if segment is not None:  # names such as conv3x3-bn-relu parse as differences
             return segment.strip()
         raise self._fault(node, "expected a name or a value")
@@ -254,6 +306,7 @@ class Constraint:
     def _values(self, codes: Tensor) -> Callable[[Linear], Tensor]:
         """What linear expressions come to for complete encodings."""
         exact = self.space.cost.exact(codes) if self.names else {}
+        bounds = {bound: self._predict(codes, bound).double() for bound in self.bounds}
         holes = torch.arange(codes.shape[1])
 
         def values(linear: Linear) -> Tensor:
@@ -262,6 +315,8 @@ class Constraint:
                 total += factor * exact[name]
             for count, factor in linear.counts:
                 total += factor * (count.constant + count.weights[holes, codes].sum(-1))
+            for bound, factor in linear.bounds:
+                total += factor * bounds[bound]
             return total
 
         return values
@@ -272,6 +327,8 @@ class Constraint:
         return _fold(self.root, lambda atom: self._possible(atom, domains, bounds), operator.and_, operator.or_)
 
     def _possible(self, atom: Atom, domains: Tensor, bounds: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
+        if atom.left.bounds:  # known of complete encodings only
+            return torch.ones(len(domains), dtype=torch.bool)
         low = torch.full((len(domains),), atom.left.constant, dtype=torch.float64)
         high = low.clone()
         for name, factor in atom.left.costs:
@@ -299,8 +356,8 @@ class Constraint:
             part = parts.pop()
             if isinstance(part, Junction):
                 parts += part.parts if part.every else ()
-            elif not part.left.counts and len(part.left.costs) == 1 and part.left.costs[0][0] == name:
-                factor = part.left.costs[0][1]
+            elif [key if isinstance(key, str) else getattr(key, "name", None) for key, _ in part.left.terms] == [name]:
+                factor = part.left.terms[0][1]
                 edge = -part.left.constant / factor if factor else torch.nan
                 upper = (part.compare in ("<=", "<")) == (factor > 0)
                 if part.compare == "==" or (part.compare != "!=" and upper):
@@ -350,6 +407,9 @@ class Constraint:
             for count, _ in atom.left.counts:
                 number = count.constant + count.weights[torch.arange(codes.shape[1]), codes[0]].sum().item()
                 facts[count.text] = f"{number:.0f}"
+        for bound in self.bounds:
+            side = "below" if bound.upper else "above"
+            facts[f"{bound.name} {side}"] = f"{self._predict(codes, bound).item():.6g} at {100 * bound.level:g} %"
         return ", ".join(f"{name} = {value}" for name, value in facts.items())
 
     def descend(self, codes: Int[Tensor, "batch holes"], deadline: float, keep: int = 48) -> Int[Tensor, "kept holes"]:
@@ -367,9 +427,9 @@ class Constraint:
         beam, score = _best(beam, score, keep)
         double, generator = False, torch.Generator().manual_seed(0)
         while score[0] > 0 and time.monotonic() < deadline:
-            trial = _neighbours(self.space, beam)
+            trial = neighbours(self.space, beam)
             if double:
-                trial = _neighbours(self.space, trial[torch.randperm(len(trial), generator=generator)[:64]])
+                trial = neighbours(self.space, trial[torch.randperm(len(trial), generator=generator)[:64]])
             union = torch.cat([beam, trial[self.space.feasible(trial)]]).unique(dim=0)
             improved, new_score = _best(union, self.violation(union), keep)
             stuck = torch.equal(improved, beam)
@@ -399,7 +459,9 @@ class Constraint:
         values = self._values(choices.flatten(0, 1))
 
         def forms(atom: Atom) -> Iterator[tuple[float, Tensor]]:
-            """The comparison as `start + sum of one change per node <= 0`."""
+            """The comparison as `start + sum of one change per node <= 0`; what is predicted is no such sum."""
+            if atom.left.bounds:
+                return
             total = values(atom.left).reshape(choices.shape[:2])
             start = total[0, 0].item()
             for sign in SIGNS[atom.compare]:
@@ -440,9 +502,10 @@ def _normalize(atom: Atom) -> Atom | Junction:
     Depths and counts are whole numbers: `depth < 5` becomes `depth <= 4`, which bounds can tell from `depth <= 5`.
     """
     left, compare = atom.left, atom.compare
-    factors = [factor for _, factor in (*left.costs, *left.counts)]
+    factors = [factor for _, factor in left.terms]
     unit = 1 / max(map(abs, factors))
     whole = all(name == "depth" for name, _ in left.costs) and all(factor.is_integer() for factor in factors)
+    whole = whole and not left.bounds
     if not whole or compare == "!=":
         return Atom(left.times(unit), compare)
     constant = round(left.constant, 9)
@@ -500,6 +563,11 @@ def _exclude(one: tuple[float, Tensor], other: tuple[float, Tensor]) -> bool:
     return False
 
 
+def _as_operand(confidence: re.Match[str]) -> str:
+    """`@ 90%`, which Python cannot read, as `@ 0.9`."""
+    return f"@ {float(confidence[1]) / 100!r}"
+
+
 def _spell(value: Value) -> str:
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
@@ -535,7 +603,7 @@ def _best(codes: Tensor, score: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     return codes[order], score[order]
 
 
-def _neighbours(space: SearchSpace, codes: Int[Tensor, "batch holes"]) -> Int[Tensor, "more holes"]:
+def neighbours(space: SearchSpace, codes: Int[Tensor, "batch holes"]) -> Int[Tensor, "more holes"]:
     """Every change of one hole; those that a changed condition switches on or off get their first option."""
     hole, option = space.option_mask.nonzero(as_tuple=True)
     trial = codes.repeat_interleave(len(hole), 0)

@@ -14,13 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from archgen.benchmark import Table, find_table
-from archgen.guidance import CachedNetwork
+from archgen.guidance import LISTABLE, CachedNetwork, partial_strides
 from archgen.hub import replacing, resolve
 from archgen.pipeline import ArchitecturePipeline
 from archgen.scheduler import AbsorbingScheduler
 from archgen.space import OPEN
-
-LISTABLE = 200_000  # partial encodings: up to here the sampler's distribution is computed exactly
+from archgen.wishes import Wishes
 
 
 def computable(pipeline: ArchitecturePipeline) -> bool:
@@ -56,7 +55,7 @@ def exact_distribution(
         raise ValueError(f"the distribution over {space.name} cannot be computed exactly")
     sizes = [len(hole.options) + 1 for hole in space.holes]
     states = torch.cartesian_prod(*(torch.arange(size) - 1 for size in sizes))  # (S, H), OPEN first
-    strides = torch.tensor(sizes).flip(0).cumprod(0).flip(0) // torch.tensor(sizes)
+    strides = partial_strides(space)
     if wishes is None:
         wishes = torch.full((len(pipeline.conditions), 2), torch.nan)
     network = CachedNetwork(pipeline.denoiser, space, wishes, guidance)
@@ -84,7 +83,7 @@ def divergence(p: Float[Tensor, " members"], q: Float[Tensor, " members"]) -> fl
 
 def ask(pipeline: ArchitecturePipeline, **wishes: Any) -> Float[Tensor, "conditions 2"]:
     """The intervals that a request means."""
-    return pipeline._intervals(1, pipeline._check_wishes(wishes, (), ()))
+    return Wishes(pipeline.denoiser, pipeline.space, pipeline.config.rows, wishes).intervals(1)
 
 
 def conditional_divergence(pipeline: ArchitecturePipeline, name: str) -> dict[str, float]:

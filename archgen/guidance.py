@@ -1,9 +1,9 @@
-"""Guidance: the network under wishes, draws that stay legal, and what the network believes of an architecture."""
+"""Guidance: the network under wishes, draws that stay legal, steering by any reward, what the network believes."""
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,9 +14,19 @@ from archgen.denoiser import GraphDenoiser, reachable_range
 from archgen.scheduler import draw
 from archgen.space import OPEN, SearchSpace
 
+LISTABLE = 200_000  # partial encodings: up to here the network's answers are all kept
+
+
+def partial_strides(space: SearchSpace) -> Int[Tensor, " holes"]:
+    """Weights by which `codes + 1` add up to the number of a partial encoding, in the order of the list of all."""
+    sizes = torch.tensor([len(hole.options) + 1 for hole in space.holes])
+    return sizes.flip(0).cumprod(0).flip(0) // sizes
+
 
 class CachedNetwork:
-    """The denoiser under fixed conditions with classifier-free guidance; equal inputs of a batch are computed once.
+    """The denoiser under fixed conditions with classifier-free guidance; equal inputs are computed once.
+
+    In a small space they are so for good, elsewhere within a batch.
 
     Args:
         denoiser: The network.
@@ -35,19 +45,40 @@ class CachedNetwork:
         self.conditional = bool(known.any()) and guidance != 0
         names = denoiser.config.conditions
         self.counted = any(known[index] and name in space.cost.names for index, name in enumerate(names))
+        states = math.prod(len(hole.options) + 1 for hole in space.holes)
+        self._place = torch.full((states,), -1) if states <= LISTABLE else None
+        self._kept: Tensor | None = None
 
     def __call__(self, x: Tensor, t: Tensor | None) -> Float[Tensor, "batch holes options"]:
         """Logits of the clean options."""
-        inverse, within = None, None
-        if not x.is_floating_point():
-            x, inverse = _unique_rows(x, self.denoiser.config)
-            if self.conditional and self.counted:
-                within = reachable_range(self.space, x, self.denoiser.config.conditions)
+        if x.is_floating_point():
+            return self._logits(x, t, None)
+        if self._place is None:
+            x, inverse = unique_rows(x)
+            return self._partial(x, t)[inverse]
+        number = ((x.cpu() + 1) * partial_strides(self.space)).sum(-1)
+        fresh = number[self._place[number] < 0].unique()
+        if len(fresh):
+            strides, sizes = partial_strides(self.space), self.denoiser.valid.sum(-1).cpu() + 1
+            codes = (fresh[:, None] // strides % sizes - 1).to(x.device)
+            logits = self._partial(codes, t)
+            self._place[fresh] = torch.arange(len(fresh)) + (0 if self._kept is None else len(self._kept))
+            self._kept = logits if self._kept is None else torch.cat([self._kept, logits])
+        return self._kept[self._place[number].to(x.device)]
+
+    def _partial(self, codes: Int[Tensor, "batch holes"], t: None) -> Float[Tensor, "batch holes options"]:
+        counted = self.conditional and self.counted
+        within = reachable_range(self.space, codes, self.denoiser.config.conditions) if counted else None
+        return self._logits(codes, t, within)
+
+    def _logits(
+        self, x: Tensor, t: Tensor | None, within: Float[Tensor, "batch conditions 2"] | None
+    ) -> Float[Tensor, "batch holes options"]:
         logits = self.denoiser(x, t, self.asked if self.conditional else self.free, within)
         if self.conditional and self.guidance != 1:
             free = self.denoiser(x, t, self.free)
             logits = torch.where(self.denoiser.valid, free + self.guidance * (logits - free), -torch.inf)
-        return logits if inverse is None else logits[inverse]
+        return logits
 
 
 class LegalDecision:
@@ -159,10 +190,10 @@ class Belief:
         return (share * (self._log_likelihood(wishes) - self._prior).exp()).clamp_max(1.0)
 
 
-def _unique_rows(codes: Int[Tensor, "batch holes"], config: Any) -> tuple[Tensor, Tensor]:
+def unique_rows(codes: Int[Tensor, "batch holes"]) -> tuple[Int[Tensor, "distinct holes"], Int[Tensor, " batch"]]:
     """Distinct rows and where each row is among them."""
-    base = len(config.words[0]) + 1
-    if codes.shape[1] * torch.log2(torch.tensor(float(base))) < 62:
+    base = int(codes.max()) + 2 if codes.numel() else 2
+    if codes.shape[1] * math.log2(base) < 62:
         weights = base ** torch.arange(codes.shape[1], device=codes.device)
         keys = ((codes + 1) * weights).sum(-1)
         distinct, inverse = keys.unique(return_inverse=True)

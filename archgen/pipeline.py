@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +18,18 @@ from torch import Tensor
 from archgen.constraint import Constraint
 from archgen.denoiser import GraphDenoiser
 from archgen.graph import Architecture
-from archgen.guidance import Belief, CachedNetwork, LegalDecision
+from archgen.guidance import CachedNetwork
 from archgen.hub import resolve
+from archgen.pareto import non_dominated, spread
+from archgen.sampler import Sampler
 from archgen.scheduler import AbsorbingScheduler, VEScheduler
-from archgen.space import OPEN, load_space
+from archgen.space import OPEN, SearchSpace, load_space
+from archgen.steering import Objectives, RewardFunction, Source, load_function, rewarded
+from archgen.wishes import Wish, Wishes, merged
 
 IDLE_ROUNDS = 6  # ever larger batches without a new architecture before the search for more is given up
 SHARPER = 1.5  # guidance towards extremes, where nothing else is asked for
-NEAR = 0.01  # relative: how close draws are kept to an asked value of a cost, where some completion gets there
-
-Wish = float | int | str | tuple[float, float] | list[float]
+POPULATIONS = 16  # with a weighting of the objectives each, along a Pareto front
 
 
 @dataclass
@@ -40,11 +40,13 @@ class ArchitectureOutput(BaseOutput):
         architectures: The sampled architectures.
         codes: Their encodings, `(found, holes)`.
         drawn: How many were drawn to find them.
+        objectives: What they were steered towards, with all that was computed on the way.
     """
 
     architectures: list[Architecture]
     codes: Tensor
     drawn: int
+    objectives: Objectives | None = None
 
     @cached_property
     def costs(self) -> dict[str, Float[Tensor, " found"]]:
@@ -52,18 +54,70 @@ class ArchitectureOutput(BaseOutput):
         return self.architectures[0].space.cost.exact(self.codes) if self.architectures else {}
 
     def records(self) -> list[dict[str, Any]]:
-        """One JSON object an architecture: `space`, `arch`, `hash`, `graph`, the costs, `predicted`."""
+        """One JSON object an architecture: `space`, `arch`, `hash`, `graph`, costs, objectives, `predicted`."""
+        numbers = self.costs | (self.objectives.in_own_units(self.codes) if self.objectives else {})
         return [
             {
                 "space": architecture.space.name,
                 "arch": str(architecture),
                 "hash": architecture.hash,
                 "graph": {key: value for key, value in architecture.to_dict().items() if key != "space"},
-                **{name: _number(value[row].item()) for name, value in self.costs.items()},
+                **{name: _number(value[row].item()) for name, value in numbers.items()},
                 "predicted": {},
             }
             for row, architecture in enumerate(self.architectures)
         ]
+
+
+class Found:
+    """What was found so far.
+
+    Args:
+        enough: How many are wanted.
+        distinct: Whether no two may be equal networks.
+        space: Of the encodings.
+
+    Attributes:
+        drawn: How many were drawn.
+        idle: How many batches in a row brought nothing new.
+    """
+
+    def __init__(self, enough: int, distinct: bool, space: SearchSpace):
+        self.enough, self.distinct, self.space = enough, distinct, space
+        self.drawn = self.idle = 0
+        self._rows: dict[str | int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def full(self) -> bool:
+        """Whether enough were found."""
+        return len(self) >= self.enough
+
+    @property
+    def codes(self) -> Int[Tensor, "found holes"]:
+        """Their encodings."""
+        return torch.stack([*self._rows.values()]) if self._rows else torch.empty(0, len(self.space.holes)).long()
+
+    def add(self, codes: Int[Tensor, "met holes"], drawn: int) -> int:
+        """Take in what is new, in order, until enough are there.
+
+        Args:
+            codes: Complete encodings.
+            drawn: How many were drawn to get them.
+
+        Returns:
+            How many were new.
+        """
+        before = len(self)
+        keys = [a.hash for a in self.space.decode_all(codes)] if self.distinct else range(before, before + len(codes))
+        for key, row in zip(keys, codes, strict=True):
+            if not self.full:
+                self._rows.setdefault(key, row)
+        self.drawn += drawn
+        self.idle = 0 if len(self) > before else self.idle + 1
+        return len(self) - before
 
 
 class ArchitecturePipeline(DiffusionPipeline):
@@ -120,6 +174,9 @@ class ArchitecturePipeline(DiffusionPipeline):
         condition: Mapping[str, Wish] | None = None,
         maximize: str | Iterable[str] = (),
         minimize: str | Iterable[str] = (),
+        reward: str | RewardFunction | None = None,
+        strength: float | None = None,
+        particles: int = 64,
         like: str | Architecture | None = None,
         change: int | None = None,
         guidance: float | None = None,
@@ -135,8 +192,15 @@ class ArchitecturePipeline(DiffusionPipeline):
             where: Hard constraint on what can be counted, met by every result (see `Constraint`).
             condition: For learned properties a value, an interval `(low, high)`, `"high"` or `"low"`. Of what can be
                 counted, a value is kept within 1 % as far as bounds can tell, but nothing is refused.
-            maximize: Properties that are to be as high as possible.
+            maximize: Properties that are to be as high as possible. Of several objectives, `minimize` and `reward`
+                among them, the result is a Pareto set: none of it is worse than another in all of them.
             minimize: Properties that are to be as low as possible.
+            reward: A function of a list of architectures, or its `module:function`, that returns one number each: the
+                larger, the more often they are drawn; NaN for never.
+            strength: Weight of the reward or of what stands in its place, per unit of it: results follow
+                `p(x) exp(strength reward(x))`, where `p` is what would be drawn without. If absent, as much as leaves
+                one in a hundred.
+            particles: Architectures that compete with each other while they are steered.
             like: An architecture to start from; `change` of its holes are opened again.
             change: How many holes of `like` to open; all but those that must stay if absent.
             guidance: Weight of the conditions: 0 ignores them, 1 is what was learned, more exaggerates; 1.5 if absent
@@ -147,70 +211,139 @@ class ArchitecturePipeline(DiffusionPipeline):
             generator: Source of randomness, on the CPU.
 
         Returns:
-            The architectures; fewer than `n` where no more distinct ones were found.
+            The architectures; fewer than `n` where no more distinct ones, or no more of a Pareto set, were found.
 
         Raises:
             ValueError: If a request is malformed or names an unknown property.
             archgen.constraint.Infeasible: If no member of the space meets `where`.
         """
-        _check_counts(n=n, steps=steps, batch_size=batch_size, change=change)
-        wishes = self._check_wishes(condition, maximize, minimize)
+        _check_counts(n=n, steps=steps, batch_size=batch_size, change=change, particles=particles)
+        goals = merged(None, _listed(maximize), _listed(minimize))
+        several = len(goals) + (reward is not None) > 1
+        shown = {name: wish for name, wish in goals.items() if name in self.conditions and not several}
+        objectives = self._objectives({name: wish for name, wish in goals.items() if name not in shown}, reward)
+        asked = merged(condition, (), ())
+        if twice := set(asked) & set(goals):
+            raise ValueError(f"{sorted(twice)[0]} is asked for twice")
+        wishes = Wishes(self.denoiser, self.space, self.config.rows, {**asked, **shown})
+        sampler = self._sampler(n, wishes, where, like, change, guidance, steps, generator)
+        if objectives is None:
+            believed = bool(where) and wishes.measured and isinstance(self.scheduler, AbsorbingScheduler)
+            most = max(n, min(8 * n, 256)) if believed else n
+            found = self._collect(n, sampler.batch, distinct, batch_size, most)
+            codes = found.codes
+            if len(codes) > n:
+                codes = codes[wishes.promise(codes).argsort(descending=True, stable=True)[:n]]
+            return self._output(codes, found.drawn)
+        self._check_steering(strength)
+        if several:
+            return self._front(n, sampler, objectives, particles)
+
+        def steered(size: int, idle: int) -> Tensor:
+            codes = sampler.steered(max(1, size // particles), particles, objectives, strength)
+            return codes[objectives(codes)[:, 0].isfinite()]
+
+        found = self._collect(n, steered, distinct, batch_size)
+        best_first = objectives(found.codes)[:, 0].argsort(descending=True, stable=True)
+        return self._output(found.codes[best_first], found.drawn, objectives)
+
+    def _objectives(self, goals: Mapping[str, str], reward: str | RewardFunction | None) -> Objectives | None:
+        """What is to be computed of complete architectures, if anything."""
+        sources = [(name, 1 if wish == "high" else -1, self._source(name)) for name, wish in goals.items()]
+        if reward is not None:
+            function = load_function(reward) if isinstance(reward, str) else reward
+            sources.append(("reward", 1, rewarded(function, self.space)))
+        return Objectives(sources) if sources else None
+
+    def _source(self, name: str) -> Source:
+        """What computes a property of complete encodings."""
+        if name in self.space.cost.names:
+            return lambda codes: self.space.cost.exact(codes)[name]
+        raise ValueError(
+            f"this checkpoint cannot compute {name!r}; it knows {', '.join(self.conditions) or 'nothing'}"
+        )
+
+    def _check_steering(self, strength: float | None) -> None:
+        if not isinstance(self.scheduler, AbsorbingScheduler):
+            raise ValueError("a reward, or several objectives, need a checkpoint of the absorbing process")
+        if strength is not None and not 0 <= strength < float("inf"):
+            raise ValueError(f"strength is a number of at least 0, got {strength!r}")
+
+    def _sampler(
+        self,
+        n: int,
+        wishes: Wishes,
+        where: str | None,
+        like: str | Architecture | None,
+        change: int | None,
+        guidance: float | None,
+        steps: int | None,
+        generator: torch.Generator | None,
+    ) -> Sampler:
+        """What draws for this request."""
         constraint = Constraint(where, self.space) if where else None
         template = self._template(like, change)
         fallback = template[None][:0] if constraint is None else constraint.witness(generator)
-        extremes = {name: wish for name, wish in wishes.items() if isinstance(wish, str)}
-        pilot = self._pilot(constraint, fallback, generator) if constraint is not None and extremes else None
-        intervals = self._intervals(n, wishes, constraint, pilot)
+        held = [] if constraint is None else [constraint]
+        free = CachedNetwork(self.denoiser, self.space, torch.full((len(self.conditions), 2), torch.nan), 1.0)
+        sampler = Sampler(
+            free, self.scheduler, self.space, template, change, constraint, held, steps, generator, fallback
+        )
+        pilot = None
+        if constraint is not None and wishes.extremes and isinstance(self.scheduler, AbsorbingScheduler):
+            pilot = self._pilot(sampler)
         if guidance is None:
-            guidance = SHARPER if extremes else 1.0
-        network = CachedNetwork(self.denoiser, self.space, intervals, guidance)
-        held = [each for each in (constraint, self._steer(wishes)) if each is not None]
-        believed = constraint is not None and set(extremes) - set(self.space.cost.names)
-        enough = max(n, min(8 * n, 256)) if believed and isinstance(self.scheduler, AbsorbingScheduler) else n
-        drawn, idle, found = 0, 0, {}
-        progress = self.progress_bar(total=enough)
-        while len(found) < enough and idle < (IDLE_ROUNDS if len(found) < n else 1):
-            size = min(batch_size, max(enough - len(found), 64 << idle if drawn else 1))
-            codes = self._draw_batch(size, template, change, held, network, steps, generator)
-            if constraint is not None:
-                if idle and like is None:  # drawing alone does not get there: walk from what was drawn, then list
-                    near = constraint.descend(codes, time.monotonic() + 1.0, keep=max(48, 2 * size))
-                    codes = torch.cat([codes, near, fallback])
-                codes = codes[constraint.holds(codes)]
-            before, drawn = len(found), drawn + size
-            for architecture, row in zip(self.space.decode_all(codes), codes, strict=True):
-                key = architecture.hash if distinct else len(found)
-                if key not in found and len(found) < enough:
-                    found[key] = (architecture, row)
-            progress.update(len(found) - before)
-            idle = 0 if len(found) > before else idle + 1
-        progress.close()
-        architectures = [architecture for architecture, _ in found.values()]
-        codes = torch.stack([row for _, row in found.values()]) if found else template[None][:0]
-        if len(found) > n:
-            best = self._promise(codes, extremes).argsort(descending=True, stable=True)[:n]
-            architectures, codes = [architectures[row] for row in best.tolist()], codes[best]
-        return ArchitectureOutput(architectures, codes, drawn)
+            guidance = SHARPER if wishes.extremes else 1.0
+        network = CachedNetwork(self.denoiser, self.space, wishes.intervals(n, constraint, pilot), guidance)
+        held = [each for each in (constraint, wishes.steer()) if each is not None]
+        return replace(sampler, network=network, held=held)
 
-    def _draw_batch(
-        self,
-        size: int,
-        template: Int[Tensor, " holes"],
-        change: int | None,
-        held: list[Constraint],
-        network: CachedNetwork,
-        steps: int | None,
-        generator: torch.Generator | None,
-    ) -> Int[Tensor, "size holes"]:
-        codes = self._reopen(template, size, change, generator)
-        decide = LegalDecision(self.space, held, generator)
-        n_open = int((codes == OPEN).sum(-1).max())
-        scheduler, device = self.scheduler, self.denoiser.device
-        state = scheduler.start(codes.to(device), self.denoiser.valid, generator)
-        for t, s in pairwise(scheduler.times(steps, n_open).tolist()):
-            x, level = scheduler.inputs(state, t)
-            state = scheduler.step(network(x, level), t, s, state, decide, generator)
-        return state.cpu()
+    def _pilot(self, sampler: Sampler, size: int = 256) -> Int[Tensor, "drawn holes"]:
+        """Some members that meet the constraint, drawn without wishes."""
+        codes = replace(sampler, template=torch.full_like(sampler.template, OPEN), change=None, steps=8).batch(size)
+        return codes if len(codes) >= size // 8 else torch.cat([codes, sampler.fallback[:size]])
+
+    def _collect(
+        self, n: int, draw: Callable[[int, int], Tensor], distinct: bool, batch_size: int, most: int | None = None
+    ) -> Found:
+        """Draw until enough are found, or no more are.
+
+        Args:
+            n: How many are wanted.
+            draw: Draws so many, knowing how many batches in a row brought nothing new.
+            distinct: Whether no two may be equal networks.
+            batch_size: How many are drawn at once.
+            most: How many more than wanted are taken, if the first batches bring them.
+        """
+        found = Found(most or n, distinct, self.space)
+        with self.progress_bar(total=found.enough) as progress:
+            while not found.full and found.idle < (IDLE_ROUNDS if len(found) < n else 1):
+                size = min(batch_size, max(found.enough - len(found), 64 << found.idle if found.drawn else 1))
+                progress.update(found.add(draw(size, found.idle), size))
+        return found
+
+    def _front(self, n: int, sampler: Sampler, objectives: Objectives, particles: int) -> ArchitectureOutput:
+        """The Pareto set of everything that populations with different weightings of the objectives came across."""
+        weights = torch.rand(POPULATIONS, len(objectives.names), generator=sampler.generator, dtype=torch.float64)
+        first = (torch.arange(POPULATIONS, dtype=torch.float64) + 0.5) / POPULATIONS
+        if weights.shape[1] == 2:
+            weights = torch.stack([first, 1 - first], -1)
+        drawn = sampler.steered(POPULATIONS, particles, objectives, None, weights / weights.sum(-1, keepdim=True))
+        if not len(drawn):
+            return self._output(drawn, 0, objectives)
+        codes, values = objectives.asked
+        codes, values = codes[front := non_dominated(values)], values[front]
+        found = Found(len(codes), True, self.space)
+        found.add(codes, len(objectives.asked[0]))
+        values = objectives(found.codes)
+        kept = spread(values, n)
+        kept = kept[values[kept, 0].argsort()]
+        return self._output(found.codes[kept], found.drawn, objectives)
+
+    def _output(
+        self, codes: Int[Tensor, "found holes"], drawn: int, objectives: Objectives | None = None
+    ) -> ArchitectureOutput:
+        return ArchitectureOutput(self.space.decode_all(codes), codes, drawn, objectives)
 
     def _template(self, like: str | Architecture | None, change: int | None) -> Int[Tensor, " holes"]:
         if like is None:
@@ -222,115 +355,15 @@ class ArchitecturePipeline(DiffusionPipeline):
             raise ValueError(f"{self.space.name} has {len(self.space.holes)} holes, cannot change {change}")
         return self.space.encode(architecture)
 
-    def _reopen(
-        self, template: Tensor, size: int, change: int | None, generator: torch.Generator | None
-    ) -> Int[Tensor, "size holes"]:
-        codes = template.repeat(size, 1)
-        if (template == OPEN).any():
-            return codes
-        rank = torch.rand(codes.shape, generator=generator).argsort(-1).argsort(-1)
-        return codes.masked_fill(rank < (len(template) if change is None else change), OPEN)
-
-    def _check_wishes(
-        self, condition: Mapping[str, Wish] | None, maximize: str | Iterable[str], minimize: str | Iterable[str]
-    ) -> dict[str, Wish]:
-        """All wishes by property, each well formed."""
-        pairs = [(name, wish) for name, wish in (condition or {}).items()]
-        for names, wish in ((maximize, "high"), (minimize, "low")):
-            pairs += [(name, wish) for name in ([names] if isinstance(names, str) else names)]
-        wishes: dict[str, Wish] = {}
-        for name, wish in pairs:
-            if name not in self.conditions:
-                raise ValueError(
-                    f"this checkpoint knows no {name!r}; it knows {', '.join(self.conditions) or 'nothing'}"
-                )
-            if name in wishes:
-                raise ValueError(f"{name} is asked for twice")
-            ends = [wish, wish] if isinstance(wish, (int, float)) else wish
-            numbers = isinstance(ends, (list, tuple)) and all(isinstance(end, (int, float)) for end in ends)
-            if not (
-                wish in ("high", "low") if isinstance(wish, str) else numbers and len(ends) == 2 and ends[0] <= ends[1]
-            ):
-                raise ValueError(f"{name} can be a number, [low, high], 'high' or 'low', got {wish!r}")
-            wishes[name] = wish if isinstance(wish, str) else (float(ends[0]), float(ends[1]))
-        return wishes
-
-    def _intervals(
-        self,
-        n: int,
-        wishes: Mapping[str, Wish],
-        constraint: Constraint | None = None,
-        pilot: Int[Tensor, "drawn holes"] | None = None,
-    ) -> Float[Tensor, "conditions 2"]:
-        """What the wishes, and a hard constraint, ask of each condition."""
-        intervals = torch.full((len(self.conditions), 2), torch.nan)
-        for row, name in enumerate(self.conditions):  # a hard constraint steers the network too
-            ends = constraint.interval(name) if constraint and name in constraint.names else (-torch.inf, torch.inf)
-            if ends[0] <= ends[1] and ends != (-torch.inf, torch.inf):
-                intervals[row] = torch.tensor(ends)
-        for name, wish in wishes.items():
-            if isinstance(wish, str):
-                share = min(0.5, max(10, 1.15 * n) / self.config.rows.get(name, 10_000))
-                interval = self._tail(name, wish, share if pilot is None else self._share(name, wish, share, pilot))
-            else:
-                interval = torch.tensor(wish, dtype=torch.float64).float()
-            intervals[self.conditions.index(name)] = interval
-        return intervals
-
-    def _steer(self, wishes: Mapping[str, Wish]) -> Constraint | None:
-        """Asked values and intervals of what can be counted, as a constraint on the way, not on the result."""
-        parts = []
-        for name, wish in wishes.items():
-            if name in self.space.cost.names and not isinstance(wish, str):
-                low, high = wish
-                parts.append(f"{low - NEAR * abs(low)!r} <= {name} <= {high + NEAR * abs(high)!r}")
-        return Constraint(" and ".join(parts), self.space) if parts else None
-
-    def _tail(self, name: str, wish: str, share: float) -> Float[Tensor, "2"]:
-        """The interval that holds this share of what was learned from, at the upper or the lower end."""
-        level = self.denoiser.quantile(name, 1 - share if wish == "high" else share)
-        return torch.tensor([level, torch.inf] if wish == "high" else [-torch.inf, level])
-
-    def _pilot(
-        self, constraint: Constraint, fallback: Tensor, generator: torch.Generator | None, size: int = 256
-    ) -> Int[Tensor, "drawn holes"]:
-        """Some members that meet a constraint, drawn without wishes."""
-        free = CachedNetwork(self.denoiser, self.space, torch.full((len(self.conditions), 2), torch.nan), 1.0)
-        template = torch.full((len(self.space.holes),), OPEN)
-        codes = self._draw_batch(size, template, None, [constraint], free, 8, generator)
-        codes = codes[constraint.holds(codes)]
-        return codes if len(codes) >= size // 8 else torch.cat([codes, fallback[:size]])
-
-    def _within(self, name: str, wish: str, share: float, belief: Belief) -> Float[Tensor, " batch"]:
-        """Whether members are in the tail: counted, or as far as the network believes it."""
-        interval = self._tail(name, wish, share)
-        if name in self.space.cost.names:
-            value = self.space.cost.exact(belief.codes)[name]
-            return ((interval[0] <= value) & (value <= interval[1])).double()
-        asked = torch.full((len(self.conditions), 2), torch.nan)
-        asked[self.conditions.index(name)] = interval
-        return belief(asked, share)
-
-    def _share(self, name: str, wish: str, share: float, pilot: Int[Tensor, "drawn holes"]) -> float:
-        """The smallest tail, in steps of two from `share`, that two in a hundred pilot draws are in."""
-        if name not in self.space.cost.names and not isinstance(self.scheduler, AbsorbingScheduler):
-            return share  # the other process gives no likelihood
-        belief = Belief(self.denoiser, self.space, pilot)
-        while share < 0.5 and self._within(name, wish, share, belief).mean() < 0.02:
-            share = 2 * share
-        return min(share, 0.5)
-
-    def _promise(self, codes: Int[Tensor, "batch holes"], extremes: Mapping[str, str]) -> Float[Tensor, " batch"]:
-        """How far out in the tails asked for the network believes each member to be: the sum over halved tails."""
-        belief = Belief(self.denoiser, self.space, codes)
-        tails = [0.5**step for step in range(1, 11)]
-        return sum(self._within(name, wish, tail, belief) for name, wish in extremes.items() for tail in tails)
-
 
 def _check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} is a whole number of at least 1, got {value!r}")
+
+
+def _listed(names: str | Iterable[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _number(value: float) -> float | int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from archgen.space import OPEN
 
 
+@runtime_checkable
 class Decide(Protocol):
     """Draws options for chosen holes; the pipeline's keeps every draw legal."""
 

@@ -530,3 +530,47 @@ def test_any_text_is_refused_or_decides_members(text):
         return
     codes = NB201.legal_codes[::500]
     assert constraint.possible(NB201.domains(codes)).equal(constraint.holds(codes))
+
+
+# ---- what is measured, with a confidence ---------------------------------------------------------------------------
+def latency(codes, bound):
+    """Mean 10 times the parameters; the 90 % bound is 2 away from it."""
+    mean = 10 * load_space("nasbench201").cost.exact(codes)["params_m"]
+    return mean + (1 if bound.upper else -1) * 20 * (bound.level - 0.8)
+
+
+def confident(text: str) -> Constraint:
+    return Constraint(text, load_space("nasbench201"), ("latency_ms", "energy_mj"), latency)
+
+
+def test_a_confidence_compares_the_bound():
+    space = load_space("nasbench201")
+    codes = space.legal_codes
+    params = space.cost.exact(codes)["params_m"]
+    assert torch.equal(confident("latency_ms <= 6 @ 90%").holds(codes), 10 * params + 2 <= 6 + 1e-9)
+    assert torch.equal(confident("latency_ms >= 6 @ 85%").holds(codes), 10 * params - 1 >= 6 - 1e-9)
+    both = confident("latency_ms <= 6 @ 90 % and depth >= 2 or params_m <= 0.1")
+    depth = space.cost.exact(codes)["depth"]
+    assert torch.equal(both.holds(codes), ((10 * params + 2 <= 6 + 1e-9) & (depth >= 2)) | (params <= 0.1))
+
+
+def test_a_confidence_steers_and_is_refused_where_nothing_meets_it():
+    constraint = confident("latency_ms <= 6 @ 90%")
+    assert constraint.interval("latency_ms") == (-torch.inf, 6.0)
+    assert constraint.holds(constraint.witness()).all()
+    with pytest.raises(Infeasible, match=r"nearest found has latency_ms below = .* at 99.5 %"):
+        confident("latency_ms <= 1 @ 99.5%").witness()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "latency_ms <= 20", "latency_ms <= 20 @ 0%", "latency_ms <= 20 @ 100%", "latency_ms == 20 @ 90%",
+        "params_m <= 1 @ 90%", "latency_ms + params_m <= 20 @ 90%", "not latency_ms <= 20 @ 90%", "power_w <= 3 @ 90%",
+        "latency_ms <= params_m @ x", "20 @ 90%", "latency_ms <= 20 @ 90", "latency_ms <= @ 90%",
+    ],
+)  # fmt: skip
+def test_malformed_confidences_are_refused_in_one_sentence(text):
+    with pytest.raises(ValueError) as caught:
+        confident(text)
+    assert "\n" not in str(caught.value)

@@ -19,14 +19,17 @@ from archgen.space import load_space
 ROOT = Path(__file__).parents[1]
 LAYERS = (  # a module imports only from layers before its own
     {"graph", "hub", "synchronize"},
-    {"space", "images", "results", "plot", "unpickle"},
+    {"space", "images", "results", "plot", "pareto", "unpickle"},
     {"build"},
     {"spaces"},
     {"constraint", "denoiser", "scheduler", "predictor", "benchmark", "draw", "export", "classifier"},
-    {"guidance", "latency", "trainer", "convert"},
+    {"guidance", "latency", "trainer", "convert", "task"},
+    {"wishes", "steering"},
+    {"sampler"},
     {"pipeline"},
     {"evaluate", "fit"},
-    {"train"},
+    {"train", "search"},
+    {"finetune"},
     {"cli"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

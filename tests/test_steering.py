@@ -1,0 +1,150 @@
+"""Steering by rewards: the distribution, hard constraints on the way, Pareto sets, and functions that misbehave."""
+
+import pytest
+import torch
+
+from archgen.constraint import Constraint
+from archgen.pareto import non_dominated, spread
+from archgen.pipeline import ArchitecturePipeline
+from archgen.steering import Objectives, rewarded
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    loaded = ArchitecturePipeline.load("nasbench201")
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def convolutions(architectures) -> list[float]:
+    return [float(sum("conv" in node.op for node in one.nodes)) for one in architectures]
+
+
+def test_samples_follow_the_tilted_distribution(pipeline):
+    """Shares of each number of convolutions against `C(6, k) 2^k 3^(6 - k) exp(strength k)`: 5 standard errors."""
+    strength, n = 1.5, 4096
+    result = pipeline(n=n, reward=convolutions, strength=strength, distinct=False, batch_size=n, generator=seeded())
+    share = torch.bincount(torch.tensor(convolutions(result.architectures)).long(), minlength=7) / n
+    count = torch.arange(7.0)
+    ways = torch.tensor([1.0, 6, 15, 20, 15, 6, 1])
+    exact = ways * 2**count * 3 ** (6 - count) * (strength * count).exp()
+    exact = exact / exact.sum()
+    assert (share - exact).abs().max() < 5 * (0.25 / (n / 4)) ** 0.5  # some of a population have common ancestors
+
+
+def test_no_strength_leaves_the_generator_as_it_is_and_more_of_it_gives_more(pipeline):
+    means = [
+        sum(convolutions(pipeline(n=512, reward=convolutions, strength=strength, distinct=False,
+                                  generator=seeded()).architectures)) / 512
+        for strength in (0.0, 1.0, 4.0)
+    ]  # fmt: skip
+    assert means[0] == pytest.approx(2.4, abs=0.2)  # two of five operations
+    assert means[0] + 0.5 < means[1] < means[2]
+
+
+def test_the_hard_constraint_and_the_start_hold_under_a_reward(pipeline):
+    where = "params_m <= 0.4 and depth >= 2"
+    codes = pipeline(n=40, where=where, reward=convolutions, generator=seeded()).codes
+    assert Constraint(where, pipeline.space).holds(codes).all()
+    start = pipeline.space.decode(pipeline.space.sample(1, seeded(3))[0])
+    codes = pipeline(n=20, like=start, change=2, reward=convolutions, distinct=False, generator=seeded()).codes
+    assert (codes != pipeline.space.encode(start)).sum(-1).max() <= 2
+
+
+def test_the_best_come_first_and_a_seed_repeats_them(pipeline):
+    first, again = (pipeline(n=20, reward=convolutions, generator=seeded(5)) for _ in range(2))
+    assert torch.equal(first.codes, again.codes)
+    values = convolutions(first.architectures)
+    assert values == sorted(values, reverse=True)
+    assert [record["reward"] for record in first.records()] == values
+
+
+def test_each_architecture_is_asked_for_once_and_never_returned_without_a_value(pipeline):
+    seen = []
+
+    def partial(architectures):
+        seen.extend(map(str, architectures))
+        return [float("nan") if "pool" in str(one) else 1.0 for one in architectures]
+
+    result = pipeline(n=50, reward=partial, generator=seeded())
+    assert len(seen) == len(set(seen))
+    assert not any("pool" in str(one) for one in result.architectures)
+
+
+def test_other_spaces_are_steered_too():
+    for name in ("nasbench101", "mnasnet", "mobilenetv3"):
+        loaded = ArchitecturePipeline.load(name)
+        loaded.set_progress_bar_config(disable=True)
+        result = loaded(n=4, reward=lambda found: [len(one.nodes) for one in found], particles=8, generator=seeded())
+        assert len(result.architectures) == 4
+        assert loaded.space.feasible(result.codes).all()
+
+
+def test_a_pareto_set_is_the_front_of_the_space(pipeline):
+    """Few parameters against depth: the whole front is listed, and is found."""
+    result = pipeline(n=16, maximize="depth", minimize="params_m", generator=seeded())
+    cost = pipeline.space.cost.exact(pipeline.space.legal_codes)
+    exact = {}
+    for depth, params in zip(cost["depth"].tolist(), cost["params_m"].tolist(), strict=True):
+        exact[depth] = min(params, exact.get(depth, torch.inf))
+    values = torch.tensor([[depth, -params] for depth, params in exact.items()])
+    front = {tuple(row) for row in values[non_dominated(values)].tolist()}
+    found = {(r["depth"], -r["params_m"]) for r in result.records()}
+    assert {(d, round(p, 5)) for d, p in found} == {(d, round(p, 5)) for d, p in front}
+
+
+def test_non_dominated_is_what_comparing_all_pairs_says():
+    values = torch.randint(0, 6, (200, 3), generator=seeded()).double()
+    values[7] = -torch.inf
+    better = (values[:, None] >= values).all(-1) & (values[:, None] > values).any(-1)
+    assert torch.equal(non_dominated(values), ~better.any(0) & values.isfinite().all(-1))
+
+
+def test_spread_keeps_the_ends():
+    values = torch.stack([torch.linspace(0, 1, 50), 1 - torch.linspace(0, 1, 50)], -1)
+    kept = spread(values, 5)
+    assert {0, 49} <= set(kept.tolist())
+    assert values[kept, 0].sort().values.diff().min() > 0.15
+    assert len(spread(values, 80)) == 50
+
+
+def failing(_):
+    raise KeyError("oh")
+
+
+@pytest.mark.parametrize(
+    ("reward", "match"),
+    [
+        (failing, "failed with KeyError"), (lambda found: [1.0], "one number for each"),
+        (lambda found: ["a"] * len(found), "failed with"), (lambda found: [float("nan")] * len(found), "NaN"),
+        (lambda found: [float("inf")] * len(found), "infinite"), (lambda found: None, "failed with"),
+        ("nowhere:f", "no reward"), ("json", "module:function"), ("json:nothing", "no reward"),
+        ("json:__doc__", "no func"),
+    ],
+)  # fmt: skip
+def test_functions_at_fault_are_refused_in_one_sentence(pipeline, reward, match):
+    with pytest.raises(ValueError, match=match) as caught:
+        pipeline(n=4, reward=reward, generator=seeded())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("request_", [{"strength": -1.0}, {"strength": float("nan")}, {"particles": 0},
+                                      {"maximize": ["depth", "nothing"]}, {"minimize": "nothing"}])  # fmt: skip
+def test_bad_settings_are_refused(pipeline, request_):
+    with pytest.raises(ValueError):
+        pipeline(n=4, reward=convolutions, **request_)
+
+
+def test_values_are_kept_by_encoding(pipeline):
+    asked = []
+    objectives = Objectives([("convolutions", 1, rewarded(lambda found: asked.extend(found) or convolutions(found),
+                                                          pipeline.space))])  # fmt: skip
+    codes = pipeline.space.sample(64, seeded())
+    first = objectives(codes)
+    assert torch.equal(objectives(codes.flip(0)), first.flip(0))
+    assert len(asked) == len(codes.unique(dim=0))
+    assert torch.equal(first[:, 0], torch.tensor(convolutions(pipeline.space.decode_all(codes)), dtype=torch.float64))
