@@ -81,7 +81,8 @@ def repeat(work: Callable[[], object], folder: Path, times: int, draw: Callable[
     hits = 0
     for _ in range(times):
         hits += child(work, **draw()) != 0
-        whole(folder)
+        if folder.exists():  # it may have been killed before
+            whole(folder)
     status = child(work)
     if status:
         raise SystemExit(f"the run could not be finished: status {status}")
