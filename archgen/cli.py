@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from archgen.graph import Architecture
+    from archgen.pipeline import ArchitecturePipeline
 
 COMMANDS = {  # the module that holds the function, and what it does; imported when it is called
     "sample": ("archgen.cli", "architectures from a checkpoint, under any conditions"),
@@ -20,6 +22,7 @@ COMMANDS = {  # the module that holds the function, and what it does; imported w
     "fit": ("archgen.fit", "train generated networks on your images: one, or a list"),
     "search": ("archgen.search", "find the best networks with few measurements"),
     "train": ("archgen.train", "train what a recipe names"),
+    "finetune": ("archgen.finetune", "teach a checkpoint new columns, or a new space, from a small table"),
     "evaluate": ("archgen.evaluate", "the numbers on a checkpoint's card, again"),
     "latency": ("archgen.latency", "milliseconds of networks on this device"),
     "convert": ("archgen.convert", "official benchmark files, or results of fit, to a table"),
@@ -34,9 +37,12 @@ def sample(
     condition: dict[str, float | str | list[float]] | None = None,
     maximize: str = "",
     minimize: str = "",
+    table: str | None = None,
     reward: str | None = None,
     strength: float | None = None,
     particles: int = 64,
+    task: str | None = None,
+    evaluated: str | None = None,
     like: str | None = None,
     change: int | None = None,
     guidance: float | None = None,
@@ -53,15 +59,20 @@ def sample(
         checkpoint: Name of a shipped checkpoint, a folder with `model_index.json`, or a Hub id.
         n: Number of architectures.
         seed: Seed of the sampler.
-        where: Hard constraint, such as "params_m <= 0.4 and depth >= 2 and count(avg_pool_3x3) == 0".
+        where: Hard constraint, such as "params_m <= 0.4 and depth >= 2 and count(avg_pool_3x3) == 0"; what is measured
+            goes with a confidence: "latency_ms <= 20 @ 90%".
         condition: Learned properties as {name: value, name: [low, high]}.
         maximize: Properties to be as high as possible, separated by commas. Several objectives, in `minimize` and
             `reward` too, give a Pareto set.
         minimize: Properties to be as low as possible, separated by commas.
+        table: Table of measurements to learn from, so that its columns can be asked for too: its path, or its name,
+            such as cpu_latency/mnasnet.
         reward: Function to be high as well, as module:function; it gets a list of architectures and returns one number
             each, NaN for none.
         strength: Weight of the reward per unit of it; by default as much as leaves one architecture in a hundred.
         particles: Architectures that compete while they are steered towards a reward.
+        task: Images on which the networks are to be accurate: digits, a folder, npz or parquet, as in `fit`.
+        evaluated: Results of `archgen fit` on those images, a file or a folder: what is known of them already.
         like: An architecture (native string, or a JSON file) to start from.
         change: How many of its decisions are opened again.
         guidance: Weight of the conditions: 0 ignores them, 1 is what was learned; by default 1, for extremes 1.5.
@@ -74,10 +85,13 @@ def sample(
     """
     import torch
 
+    from archgen.images import load_images
     from archgen.pipeline import ArchitecturePipeline
     from archgen.space import read_architectures
 
     pipeline = ArchitecturePipeline.load(checkpoint).to(_device(device))
+    if table is not None:
+        _learn(pipeline, table, f"{where or ''} {maximize} {minimize}", seed)
     start = None
     if like is not None:
         start = read_architectures(like, pipeline.space)[0]
@@ -90,6 +104,8 @@ def sample(
         reward=reward,
         strength=strength,
         particles=particles,
+        task=None if task is None else load_images(task),
+        evaluated=evaluated,
         like=start,
         change=change,
         guidance=guidance,
@@ -257,6 +273,17 @@ def _network(
     side = resolution or int(architecture.space.skeleton.get("resolution", 32))
     network = architecture.build(num_classes=num_classes, in_channels=channels).eval()
     return architecture, network, (channels, side, side)
+
+
+def _learn(pipeline: ArchitecturePipeline, name: str, asked: str, seed: int) -> None:
+    """Learn the columns of a table that a request names."""
+    from archgen.benchmark import Table, find_table
+
+    table = Table.read(find_table(name), pipeline.space)
+    columns = [column for column in table.columns if re.search(rf"(?<!\w){re.escape(column)}(?!\w)", asked)]
+    if not columns:
+        raise ValueError(f"no column of {table.path} is asked for; it has {', '.join(table.columns) or 'none'}")
+    pipeline.learn(table, columns, seed)
 
 
 def _export(network: nn.Module, shape: tuple[int, int, int], onnx: str | None, program: str | None) -> None:

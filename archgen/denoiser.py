@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archgen.graph import Value
 from archgen.space import OPEN, SearchSpace
 
 FREQUENCIES = 8  # of the sine and cosine features of a condition's ends
@@ -135,6 +136,8 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         width: Channels of the residual stream.
         depth: Number of blocks.
         heads: Attention heads; divides `width`.
+        known: How many of the conditions there were before each fine-tuning. The parameters of then stay as they are
+            and answer whatever names no later condition; a network of its own, `later`, answers the rest.
     """
 
     @register_to_config
@@ -146,6 +149,7 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         width: int = 64,
         depth: int = 4,
         heads: int = 4,
+        known: list[int] | None = None,
     ):
         super().__init__()
         table = torch.tensor(words)
@@ -158,7 +162,7 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         self.embed_open = nn.Parameter(torch.randn(width) * 0.02)
         self.embed_relation = nn.Embedding(int(self.relation_of.max()) + 1, heads)
         self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.embed_condition = ConditionEmbedding(len(conditions), width)
+        self.embed_condition = ConditionEmbedding(known[0] if known else len(conditions), width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Embedding(n_words, width)
@@ -167,6 +171,8 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         nn.init.normal_(self.embed_word.weight, std=0.5)
         nn.init.normal_(self.embed_hole.weight, std=0.5)
         nn.init.normal_(self.head.weight, std=0.02)
+        rest = (words, relations, conditions, width, depth, heads)
+        self.later = GraphDenoiser(*rest, known[1:]) if known else None
 
     @classmethod
     def for_space(cls, space: SearchSpace, conditions: list[str], **size: int) -> GraphDenoiser:
@@ -177,33 +183,55 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
             conditions: Names of the properties it can be asked for.
             **size: `width`, `depth`, `heads`.
         """
-        kinds = dict.fromkeys((hole.kind, option) for hole in space.holes for option in hole.options)
-        index = {pair: word for word, pair in enumerate(kinds)}
+        index = {pair: word for word, pair in enumerate(template_words(space))}
         words = [
             [index[hole.kind, option] for option in hole.options] + [-1] * (space.n_options - len(hole.options))
             for hole in space.holes
         ]
-        return cls(words, template_relations(space), list(conditions), **size)
+        code = template_relations(space)
+        relations = torch.searchsorted(code.unique(), code)
+        return cls(words, relations.tolist(), list(conditions), **size)
+
+    def followed_by(self, later: GraphDenoiser) -> GraphDenoiser:
+        """Both networks as one: this for what it knows, the other for what names a condition that only that one knows.
+
+        Args:
+            later: A network of the same space and size whose first conditions are all of this one's.
+        """
+        known = [*(self.config.known or ()), len(self.config.conditions)]
+        own = {name: self.config[name] for name in ("words", "relations", "width", "depth", "heads")}
+        both = GraphDenoiser(**own, conditions=later.config.conditions, known=known)
+        prefix = "later." * len(known)
+        both.load_state_dict(self.state_dict() | {prefix + name: value for name, value in later.state_dict().items()})
+        return both.to(self.device)
 
     def set_distribution(self, values: Mapping[str, Float[Tensor, " rows"]]) -> None:
         """Tell the conditions how their values are distributed.
 
         Args:
-            values: For each condition a sample of its values, in its own units, without NaN.
+            values: For conditions a sample of their values, in their own units, without NaN; others stay as they are.
         """
         embedding = self.embed_condition
-        for row, name in enumerate(self.config.conditions):
-            levels = embedding.levels.double()
-            embedding.knots[row] = torch.quantile(values[name].double()[:1_000_000], levels).to(embedding.knots)
+        levels = embedding.levels.double()
+        for name, value in values.items():
+            row = self.config.conditions.index(name)
+            embedding.knots[row] = torch.quantile(value.double()[:1_000_000], levels).to(embedding.knots)
 
-    def quantile(self, name: str, level: float) -> float:
-        """Value of a condition below which this share of what it was learned from lies."""
+    def quantiles(self, name: str, level: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Values of a condition below which these shares of what it was learned from lie."""
+        if self.later is not None:
+            return self.later.quantiles(name, level)
         embedding = self.embed_condition
         knots = embedding.knots[self.config.conditions.index(name)].double().cpu()
         levels = embedding.levels.double().cpu()
-        right = int(torch.searchsorted(levels, level).clamp(1, len(levels) - 1))
+        level = level.double()
+        right = torch.searchsorted(levels, level).clamp(1, len(levels) - 1)
         share = (level - levels[right - 1]) / (levels[right] - levels[right - 1])
-        return float(torch.lerp(knots[right - 1], knots[right], share))
+        return torch.lerp(knots[right - 1], knots[right], share)
+
+    def quantile(self, name: str, level: float) -> float:
+        """Value of a condition below which this share of what it was learned from lies."""
+        return float(self.quantiles(name, torch.tensor([level], dtype=torch.float64)))
 
     def forward(
         self,
@@ -223,6 +251,27 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         Returns:
             Logits, minus infinity where a hole has no such option.
         """
+        if intervals is None:
+            intervals = self.embed_open.new_full((1, len(self.config.conditions), 2), torch.nan)
+        if self.later is None:
+            return self._answer(x, t, intervals, reachable)
+        known = len(self.embed_condition.knots)
+        fresh = ~intervals[:, known:].isnan().flatten(1).all(-1)  # (1,) or (B,)
+        if fresh.all():
+            return self.later(x, t, intervals, reachable)
+        answer = self._answer(x, t, intervals[:, :known], None if reachable is None else reachable[:, :known])
+        if fresh.any():
+            answer = torch.where(fresh[:, None, None], self.later(x, t, intervals, reachable), answer)
+        return answer
+
+    def _answer(
+        self,
+        x: Int[Tensor, "batch holes"] | Float[Tensor, "batch holes options"],
+        t: Float[Tensor, " batch"] | None,
+        intervals: Float[Tensor, "#batch conditions 2"],
+        reachable: Float[Tensor, "batch conditions 2"] | None,
+    ) -> Float[Tensor, "batch holes options"]:
+        """What this network itself predicts, see `forward`."""
         words = self.embed_word(self.word_of)  # (H, O, C)
         if x.is_floating_point():
             h = torch.einsum("bho,hoc->bhc", x, words)
@@ -230,8 +279,6 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
             holes = torch.arange(x.shape[1], device=x.device)
             h = torch.where((x == OPEN)[..., None], self.embed_open, words[holes, x.clamp_min(0)])
         h = h + self.embed_hole.weight
-        if intervals is None:
-            intervals = h.new_full((1, len(self.config.conditions), 2), torch.nan)
         condition = self.embed_condition(intervals.to(h.dtype), reachable).expand(len(h), -1)
         if t is not None:
             condition = condition + self.embed_time(get_timestep_embedding(1000 * t, self.config.width))
@@ -256,8 +303,13 @@ def reachable_range(
     return result.to(codes.device)
 
 
-def template_relations(space: SearchSpace) -> list[list[int]]:
-    """Class of every pair of holes: equal ends, whether one can come before the other, whether an edge joins them."""
+def template_words(space: SearchSpace) -> list[tuple[str, Value]]:
+    """Kind and option of every word of a space, in the order of their first use."""
+    return list(dict.fromkeys((hole.kind, option) for hole in space.holes for option in hole.options))
+
+
+def template_relations(space: SearchSpace) -> Int[Tensor, "holes holes"]:
+    """Relation of every pair of holes, as bits: equal ends, which can come before the other, whether an edge joins."""
     n = len(space.slots)
     step = torch.zeros(n, n, dtype=torch.bool)
     for source, target in (*space.edges, *space.open_edges):
@@ -276,6 +328,4 @@ def template_relations(space: SearchSpace) -> list[list[int]]:
         reach[last[:, None], first],
         reach[last[None, :], first[:, None]],
     ]
-    code = sum(bit.long() << shift for shift, bit in enumerate(bits))
-    classes = {value: index for index, value in enumerate(sorted(set(code.flatten().tolist())))}
-    return [[classes[value] for value in row] for row in code.tolist()]
+    return sum(bit.long() << shift for shift, bit in enumerate(bits))

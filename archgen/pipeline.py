@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,26 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 # The components are imported by module, since from_pretrained looks them up among the loaded modules.
-from archgen.constraint import Constraint
+from archgen.benchmark import Table
+from archgen.constraint import Bound, Constraint
 from archgen.denoiser import GraphDenoiser
 from archgen.graph import Architecture
 from archgen.guidance import CachedNetwork
 from archgen.hub import resolve
+from archgen.images import ImageSet
 from archgen.pareto import non_dominated, spread
+from archgen.predictor import PropertyPredictor
+from archgen.results import read_results
 from archgen.sampler import Sampler
 from archgen.scheduler import AbsorbingScheduler, VEScheduler
 from archgen.space import OPEN, SearchSpace, load_space
 from archgen.steering import Objectives, RewardFunction, Source, load_function, rewarded
+from archgen.task import TaskPredictor
 from archgen.wishes import Wish, Wishes, merged
 
 IDLE_ROUNDS = 6  # ever larger batches without a new architecture before the search for more is given up
 SHARPER = 1.5  # guidance towards extremes, where nothing else is asked for
+LEAST_ROWS = 10  # of a table that something is to be learned from
 POPULATIONS = 16  # with a weighting of the objectives each, along a Pareto front
 
 
@@ -41,12 +47,14 @@ class ArchitectureOutput(BaseOutput):
         codes: Their encodings, `(found, holes)`.
         drawn: How many were drawn to find them.
         objectives: What they were steered towards, with all that was computed on the way.
+        predicted: For each property that the checkpoint predicts mean and standard deviation, `(found, 2)`.
     """
 
     architectures: list[Architecture]
     codes: Tensor
     drawn: int
     objectives: Objectives | None = None
+    predicted: dict[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def costs(self) -> dict[str, Float[Tensor, " found"]]:
@@ -63,7 +71,7 @@ class ArchitectureOutput(BaseOutput):
                 "hash": architecture.hash,
                 "graph": {key: value for key, value in architecture.to_dict().items() if key != "space"},
                 **{name: _number(value[row].item()) for name, value in numbers.items()},
-                "predicted": {},
+                "predicted": {name: _moments(values[row]) for name, values in self.predicted.items()},
             }
             for row, architecture in enumerate(self.architectures)
         ]
@@ -126,21 +134,26 @@ class ArchitecturePipeline(DiffusionPipeline):
     Args:
         denoiser: The network.
         scheduler: The diffusion process: absorbing or variance-exploding.
+        predictor: Of measured properties, if there is one.
         space: Name of the search space, or its declaration.
         rows: For each condition the number of rows it was learned from; "as high as possible" is relative to them.
     """
+
+    _optional_components = ["predictor"]  # noqa: RUF012
 
     def __init__(
         self,
         denoiser: GraphDenoiser,
         scheduler: AbsorbingScheduler | VEScheduler,
+        predictor: PropertyPredictor | None = None,
         space: str | dict[str, Any] = "nasbench201",
         rows: dict[str, int] | None = None,
     ):
         super().__init__()
-        self.register_modules(denoiser=denoiser, scheduler=scheduler)
+        self.register_modules(denoiser=denoiser, scheduler=scheduler, predictor=predictor)
         self.register_to_config(space=space, rows=rows or {})
         self.space = load_space(space)
+        self._learned: PropertyPredictor | None = None
 
     @classmethod
     def load(cls, checkpoint: str | Path) -> ArchitecturePipeline:
@@ -166,6 +179,46 @@ class ArchitecturePipeline(DiffusionPipeline):
         """Names of the properties that can be asked for."""
         return list(self.denoiser.config.conditions)
 
+    @property
+    def predicted(self) -> list[str]:
+        """Names of the measured properties that are predicted."""
+        return [name for predictor in self._predictors for name in predictor.config.names]
+
+    @property
+    def _predictors(self) -> list[PropertyPredictor]:
+        return [predictor for predictor in (self._learned, self.predictor) if predictor is not None]
+
+    def _predictor_of(self, name: str) -> tuple[PropertyPredictor, int]:
+        predictor = next(one for one in self._predictors if name in one.config.names)
+        return predictor, predictor.config.names.index(name)
+
+    def _bound(self, codes: Int[Tensor, "batch holes"], bound: Bound) -> Float[Tensor, " batch"]:
+        """What the predicted property keeps with that confidence, by split-conformal calibration."""
+        (predictor, column), side = self._predictor_of(bound.name), "upper" if bound.upper else "lower"
+        return getattr(predictor.bounds, side)(predictor.predict(codes), bound.level)[:, column]
+
+    def learn(self, table: Table, columns: list[str], seed: int = 0) -> None:
+        """Learn to predict measured properties, so that they can be asked for; the checkpoint stays as it is.
+
+        A fifth of the rows, 500 at most, is kept back to calibrate the confidence of bounds.
+
+        Args:
+            table: Of this pipeline's space.
+            columns: What to learn of it.
+            seed: Seed of the choice of rows.
+
+        Raises:
+            ValueError: If a column is missing or empty, or there are less than 10 rows.
+        """
+        labels = torch.stack([table.column(name) for name in columns], -1)
+        rows = labels.isfinite().any(-1).nonzero().flatten()
+        if len(rows) < LEAST_ROWS:
+            raise ValueError(f"{table.path}: at least {LEAST_ROWS} rows are needed to learn from, got {len(rows)}")
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+        kept, rest = rows.split([min(500, len(rows) // 5), len(rows) - min(500, len(rows) // 5)])
+        predictor = PropertyPredictor(self.space, seed, columns).fit(table.codes[rest], labels[rest])
+        self._learned = predictor.calibrate(table.codes[kept], labels[kept])
+
     @torch.inference_mode()
     def __call__(
         self,
@@ -177,6 +230,8 @@ class ArchitecturePipeline(DiffusionPipeline):
         reward: str | RewardFunction | None = None,
         strength: float | None = None,
         particles: int = 64,
+        task: ImageSet | None = None,
+        evaluated: str | Path | None = None,
         like: str | Architecture | None = None,
         change: int | None = None,
         guidance: float | None = None,
@@ -189,11 +244,13 @@ class ArchitecturePipeline(DiffusionPipeline):
 
         Args:
             n: How many.
-            where: Hard constraint on what can be counted, met by every result (see `Constraint`).
+            where: Hard constraint on what can be counted, and on bounds of what is predicted, met by every result (see
+                `Constraint`).
             condition: For learned properties a value, an interval `(low, high)`, `"high"` or `"low"`. Of what can be
                 counted, a value is kept within 1 % as far as bounds can tell, but nothing is refused.
             maximize: Properties that are to be as high as possible. Of several objectives, `minimize` and `reward`
-                among them, the result is a Pareto set: none of it is worse than another in all of them.
+                among them, that are counted or predicted, the result is a Pareto set: none of it is worse than
+                another in all of them. Of one that was only learned as a condition, the upper tail is asked for.
             minimize: Properties that are to be as low as possible.
             reward: A function of a list of architectures, or its `module:function`, that returns one number each: the
                 larger, the more often they are drawn; NaN for never.
@@ -201,6 +258,9 @@ class ArchitecturePipeline(DiffusionPipeline):
                 `p(x) exp(strength reward(x))`, where `p` is what would be drawn without. If absent, as much as leaves
                 one in a hundred.
             particles: Architectures that compete with each other while they are steered.
+            task: A data set on which the networks are to be accurate, by a predictor learned from many small tasks;
+                for `nasbench201`.
+            evaluated: Results of `archgen fit` on that data set, a file or a folder, from which is learned too.
             like: An architecture to start from; `change` of its holes are opened again.
             change: How many holes of `like` to open; all but those that must stay if absent.
             guidance: Weight of the conditions: 0 ignores them, 1 is what was learned, more exaggerates; 1.5 if absent
@@ -219,9 +279,11 @@ class ArchitecturePipeline(DiffusionPipeline):
         """
         _check_counts(n=n, steps=steps, batch_size=batch_size, change=change, particles=particles)
         goals = merged(None, _listed(maximize), _listed(minimize))
-        several = len(goals) + (reward is not None) > 1
-        shown = {name: wish for name, wish in goals.items() if name in self.conditions and not several}
-        objectives = self._objectives({name: wish for name, wish in goals.items() if name not in shown}, reward)
+        traded = len(goals) + (reward is not None) + (task is not None) > 1 and all(map(self._computable, goals))
+        shown = {name: wish for name, wish in goals.items() if name in self.conditions and not traded}
+        objectives = self._objectives(
+            {name: wish for name, wish in goals.items() if name not in shown}, reward, task, evaluated
+        )
         asked = merged(condition, (), ())
         if twice := set(asked) & set(goals):
             raise ValueError(f"{sorted(twice)[0]} is asked for twice")
@@ -236,7 +298,7 @@ class ArchitecturePipeline(DiffusionPipeline):
                 codes = codes[wishes.promise(codes).argsort(descending=True, stable=True)[:n]]
             return self._output(codes, found.drawn)
         self._check_steering(strength)
-        if several:
+        if len(objectives.names) > 1:
             return self._front(n, sampler, objectives, particles)
 
         def steered(size: int, idle: int) -> Tensor:
@@ -247,21 +309,50 @@ class ArchitecturePipeline(DiffusionPipeline):
         best_first = objectives(found.codes)[:, 0].argsort(descending=True, stable=True)
         return self._output(found.codes[best_first], found.drawn, objectives)
 
-    def _objectives(self, goals: Mapping[str, str], reward: str | RewardFunction | None) -> Objectives | None:
+    def _objectives(
+        self,
+        goals: Mapping[str, str],
+        reward: str | RewardFunction | None,
+        task: ImageSet | None,
+        evaluated: str | Path | None,
+    ) -> Objectives | None:
         """What is to be computed of complete architectures, if anything."""
         sources = [(name, 1 if wish == "high" else -1, self._source(name)) for name, wish in goals.items()]
         if reward is not None:
             function = load_function(reward) if isinstance(reward, str) else reward
             sources.append(("reward", 1, rewarded(function, self.space)))
+        if task is not None:
+            predictor = TaskPredictor.load("tasks201")
+            if predictor.search_space.name != self.space.name:
+                raise ValueError(f"tasks are known to {predictor.search_space.name} alone, not to {self.space.name}")
+            evidence, observed = predictor.describe(task), self._evaluations(evaluated)
+            sources.append(("task_acc_pct", 1, lambda codes: predictor.predict(codes, evidence, observed).mean))
+        elif evaluated is not None:
+            raise ValueError("evaluated says what is known of a task; give 'task' too")
         return Objectives(sources) if sources else None
+
+    def _evaluations(self, path: str | Path | None) -> tuple[Tensor, Tensor] | None:
+        """Architectures evaluated by `archgen fit`, and their test accuracies in percent."""
+        if path is None:
+            return None
+        done = [record for record in read_results([path]) if record["status"] == "done"]
+        if not done:
+            raise ValueError(f"{path} holds no result of a network of {self.space.name} that was trained")
+        codes = torch.stack([self.space.encode(self.space.parse(record["arch"])) for record in done])
+        return codes, torch.tensor([float(record["test_acc_pct"]) for record in done])
+
+    def _computable(self, name: str) -> bool:
+        return name in self.space.cost.names or name in self.predicted
 
     def _source(self, name: str) -> Source:
         """What computes a property of complete encodings."""
         if name in self.space.cost.names:
             return lambda codes: self.space.cost.exact(codes)[name]
-        raise ValueError(
-            f"this checkpoint cannot compute {name!r}; it knows {', '.join(self.conditions) or 'nothing'}"
-        )
+        if name in self.predicted:
+            predictor, column = self._predictor_of(name)
+            return lambda codes: predictor.predict(codes).mean[:, column]
+        known = ", ".join(dict.fromkeys([*self.conditions, *self.space.cost.names, *self.predicted]))
+        raise ValueError(f"this checkpoint cannot compute {name!r}, it knows {known}; a table could teach it")
 
     def _check_steering(self, strength: float | None) -> None:
         if not isinstance(self.scheduler, AbsorbingScheduler):
@@ -281,7 +372,7 @@ class ArchitecturePipeline(DiffusionPipeline):
         generator: torch.Generator | None,
     ) -> Sampler:
         """What draws for this request."""
-        constraint = Constraint(where, self.space) if where else None
+        constraint = Constraint(where, self.space, self.predicted, self._bound) if where else None
         template = self._template(like, change)
         fallback = template[None][:0] if constraint is None else constraint.witness(generator)
         held = [] if constraint is None else [constraint]
@@ -343,7 +434,12 @@ class ArchitecturePipeline(DiffusionPipeline):
     def _output(
         self, codes: Int[Tensor, "found holes"], drawn: int, objectives: Objectives | None = None
     ) -> ArchitectureOutput:
-        return ArchitectureOutput(self.space.decode_all(codes), codes, drawn, objectives)
+        predicted = {}
+        for predictor in self._predictors if len(codes) else []:
+            prediction = predictor.predict(codes)
+            moments = torch.stack([prediction.mean, prediction.std], -1)
+            predicted |= {name: moments[:, column] for column, name in enumerate(predictor.config.names)}
+        return ArchitectureOutput(self.space.decode_all(codes), codes, drawn, objectives, predicted)
 
     def _template(self, like: str | Architecture | None, change: int | None) -> Int[Tensor, " holes"]:
         if like is None:
@@ -364,6 +460,11 @@ def _check_counts(**counts: int | None) -> None:
 
 def _listed(names: str | Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
+
+
+def _moments(pair: Float[Tensor, "2"]) -> dict[str, float]:
+    mean, std = (float(f"{value:.6g}") for value in pair.tolist())
+    return {"mean": mean, "std": std}
 
 
 def _number(value: float) -> float | int:

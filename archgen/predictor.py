@@ -1,115 +1,275 @@
-"""Predicts measured properties of architectures from few labels: an ensemble of graph networks over PyG graphs."""
+"""Predicts measured properties of the members of any search space, with uncertainty, from few labels or many."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch_geometric.data import Batch, Data
-from torch_geometric.nn import DirGNNConv, SAGEConv, global_add_pool
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin  # by name: from_pretrained looks it up in this module
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from archgen.space import SearchSpace
+from archgen.calibrate import Conformal, Prediction
+from archgen.ensemble import GraphEnsemble
+from archgen.features import features_of
+from archgen.gaussian import GaussianProcess, NormalScale
+from archgen.space import SearchSpace, load_space
+
+EXACT = 2_000  # labels of a property that its Gaussian process takes in; where there are more, graph networks follow
+MEMBERS = 4  # graph networks
+PART = 4096  # rows handled at once
+LINEAR = ("costs", "shape", "numbers")  # groups of features that have a linear effect, beside the extra columns
 
 
-class GraphRegressor(nn.Module):
-    """Message passing along and against the edges, then a sum over the nodes.
+class PropertyPredictor(ModelMixin, ConfigMixin):
+    """Learns properties of architectures from the labels of some.
+
+    Each property is a Gaussian process over features of the graph (see `GraphFeatures`). Labels are learned as normal
+    scores of their ranks, so that outliers such as untrainable networks do not rule the fit, and are mapped back.
+    Of a property with more than `EXACT` labels the process takes in so many, and an ensemble of graph networks learns
+    from all labels what it leaves over.
 
     Args:
-        n_labels: Columns of the one-hot node features.
-        n_properties: Values predicted.
-        width: Channels of a node.
-        depth: Rounds of messages.
+        space: The search space, its name, or its declaration.
+        seed: Seed of all that `fit` draws.
+        names: Names of the properties, in the order of the labels' columns.
+        sizes: What was learned, for loading: rows kept, properties, extra columns, parameters of a kernel, networks,
+            calibration rows.
     """
 
-    def __init__(self, n_labels: int, n_properties: int, width: int = 64, depth: int = 4):
+    def __init__(
+        self,
+        space: SearchSpace | str,
+        seed: int = 0,
+        names: list[str] | None = None,
+        sizes: list[int] | None = None,
+    ):
         super().__init__()
-        self.embed = nn.Linear(n_labels, width)
-        self.rounds = nn.ModuleList(DirGNNConv(SAGEConv(width, width, aggr="sum")) for _ in range(depth))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
-        self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, n_properties))
+        self.space = load_space(space)
+        self._resize(seed, names, sizes or [0] * 6)
 
-    def forward(self, graphs: Data) -> Float[Tensor, "graphs properties"]:
-        """Predict the properties of a batch of graphs."""
-        h = self.embed(graphs.x)
-        for norm, message in zip(self.norms, self.rounds, strict=True):
-            h = h + torch.nn.functional.silu(message(norm(h), graphs.edge_index))
-        return self.head(global_add_pool(h, graphs.batch) / 8)
+    def _resize(self, seed: int, names: list[str] | None, sizes: list[int]) -> None:
+        """Make room for what `fit` finds or a file holds."""
+        self.register_to_config(space=self.space.spec, seed=seed, names=names, sizes=sizes)
+        rows, properties, extra, kernel, members, calibration = sizes
+        self.register_buffer("codes", torch.zeros(rows, len(self.space.holes), dtype=torch.int16))
+        self.register_buffer("labels", torch.zeros(rows, properties))
+        self.register_buffer("extra", torch.zeros(rows, extra))
+        self.register_buffer("kernel", torch.zeros(properties, kernel, dtype=torch.float64))
+        self.register_buffer("residuals", torch.zeros(calibration, properties))
+        self.register_buffer("spread", torch.ones(properties))  # by which predicted deviations were too small
+        columns = len(features_of(self.space).group) + 2 * extra
+        self.ensemble = GraphEnsemble(self.space, columns, properties, members)
+        self._processes: list[GaussianProcess] = []  # made from the buffers when needed
+        self._scales: list[NormalScale] = []
 
-
-class PropertyPredictor:
-    """An ensemble that completes the labels of a space from those of a few architectures.
-
-    Labels are learned as normal scores of their ranks, so outliers such as untrainable networks do not rule the fit,
-    and are mapped back through the labelled values, linearly beyond their ends.
-
-    Args:
-        space: The search space.
-        members: Networks in the ensemble.
-        epochs: Full-batch steps of each.
-        seed: Seed of the weights.
-    """
-
-    def __init__(self, space: SearchSpace, members: int = 6, epochs: int = 300, seed: int = 0):
-        self.space, self.members, self.epochs, self.seed = space, members, epochs, seed
-        self.networks: list[GraphRegressor] = []
-
-    def fit(self, codes: Int[Tensor, "rows holes"], labels: Float[Tensor, "rows properties"]) -> PropertyPredictor:
-        """Train every member on all labels.
+    # ---- learning ------------------------------------------------------------------------------------------------
+    def fit(
+        self,
+        codes: Int[Tensor, "rows holes"],
+        labels: Float[Tensor, "rows properties"],
+        extra: Float[Tensor, "rows columns"] | None = None,
+    ) -> PropertyPredictor:
+        """Learn from labels, and forget earlier ones.
 
         Args:
             codes: The labelled architectures.
-            labels: Their measured properties, none missing.
+            labels: Their measured properties; NaN where one is missing.
+            extra: More that is known of each, such as zero-cost scores or accuracy on another data set; NaN where
+                missing. What predicts is then told the same of every architecture.
+
+        Raises:
+            ValueError: If rows or names do not match, or a property has no label.
         """
-        self.sorted = labels.double().sort(0).values
-        target = normal_score((labels.argsort(0).argsort(0) + 0.5) / len(labels)).float()
-        graphs = self._graphs(codes)
-        for member in tqdm(range(self.members), desc="predictor", leave=False):
-            torch.manual_seed(self.seed * 1000 + member)
-            network = GraphRegressor(graphs.x.shape[1], labels.shape[1])
-            optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=self.epochs)
-            for _ in range(self.epochs):
-                loss = nn.functional.huber_loss(network(graphs), target)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-            self.networks.append(network.eval())
+        codes, labels, extra = codes.cpu(), labels.cpu().float(), self._extra_of(codes, extra)
+        known = labels.isfinite()
+        self._check(known, codes, extra)
+        kept = chosen_rows(known, torch.Generator().manual_seed(self.config.seed))
+        members = MEMBERS if known.sum(0).max() > EXACT else 0
+        kernel = 2 * (len(features_of(self.space).groups) + (extra.shape[1] > 0)) + 2
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            sizes = [len(kept), labels.shape[1], extra.shape[1], kernel, members, 0]
+            self._resize(self.config.seed, self.config.names, sizes)
+        self.codes, self.labels, self.extra = codes[kept].to(torch.int16), labels[kept], extra[kept]
+        self._condition(tune=True)
+        if members:
+            self._correct(codes, labels, extra, kept)
         return self
 
-    @torch.inference_mode()
-    def predict(self, codes: Int[Tensor, "rows holes"]) -> Float[Tensor, "rows properties"]:
-        """Mean of the members, in the units of the labels."""
-        scores = []
-        for part in codes.split(4096):
-            graphs = self._graphs(part)
-            scores.append(torch.stack([network(graphs) for network in self.networks]).mean(0))
-        score = torch.cat(scores).double()
-        known = normal_score((torch.arange(len(self.sorted), dtype=torch.float64) + 0.5) / len(self.sorted))
-        return torch.stack([extend(score[:, c], known, self.sorted[:, c]) for c in range(score.shape[1])], -1).float()
+    def _correct(self, codes: Tensor, labels: Tensor, extra: Tensor, kept: Tensor) -> None:
+        """Train the networks on what the processes leave over; those have not seen a row when they guess it."""
+        x = self._inputs(codes, extra)
+        base = torch.cat([self._guess(part)[0] for part in x.split(PART)])
+        known = labels.isfinite()
+        for i, process in enumerate(self._processes):
+            base[kept[known[kept, i]], i] = process.left_out()
+        target = torch.stack([scale.score(labels[:, i]) for i, scale in enumerate(self._scales)], -1)
+        self.ensemble.fit(codes, x, base, target, self.config.seed)
 
-    def _graphs(self, codes: Int[Tensor, "rows holes"]) -> Batch:
-        return Batch.from_data_list([architecture.to_pyg() for architecture in self.space.decode_all(codes)])
+    def calibrate(
+        self,
+        codes: Int[Tensor, "rows holes"],
+        labels: Float[Tensor, "rows properties"],
+        extra: Float[Tensor, "rows columns"] | None = None,
+    ) -> PropertyPredictor:
+        """Learn how far predictions are off: gives `bounds` and the size of deviations; the next `fit` forgets it.
+
+        Args:
+            codes: Architectures that `fit` was not given.
+            labels: Their measured properties; NaN where one is missing.
+            extra: As in `predict`.
+        """
+        self.spread.fill_(1.0)
+        residuals = Conformal.fit(self.predict(codes, extra), labels.cpu().float()).residuals
+        self.spread.copy_(residuals.abs().nanquantile(0.683, 0).nan_to_num(1.0).clamp_min(1e-3))  # one deviation
+        self.residuals = residuals / self.spread
+        self.register_to_config(sizes=[*self.config.sizes[:-1], len(codes)])
+        return self
+
+    def joined(self, other: PropertyPredictor) -> PropertyPredictor:
+        """One predictor of what either predicts, each property as before; of those without columns and networks."""
+        rows, properties, _, _, _, calibration = map(sum, zip(self.config.sizes, other.config.sizes, strict=True))
+        sizes = [rows, properties, 0, self.kernel.shape[1], 0, calibration]
+        names = [*self.config.names, *other.config.names]
+        both = PropertyPredictor(self.space, self.config.seed, names, sizes)
+        both.codes.copy_(torch.cat([self.codes, other.codes]))
+        both.labels.copy_(_beside(self.labels, other.labels))
+        both.residuals.copy_(_beside(self.residuals, other.residuals))
+        both.kernel.copy_(torch.cat([self.kernel, other.kernel]))
+        both.spread.copy_(torch.cat([self.spread, other.spread]))
+        return both
+
+    @property
+    def bounds(self) -> Conformal:
+        """Bounds of given probability for predictions; infinite before `calibrate`."""
+        return Conformal(self.residuals.cpu())
+
+    def _check(self, known: Bool[Tensor, "rows properties"], codes: Tensor, extra: Tensor) -> None:
+        names = self.config.names or [f"number {i}" for i in range(known.shape[1])]
+        if not len(codes) == len(known) == len(extra):
+            rows = f"{len(known)} rows of labels and {len(extra)} of extra columns"
+            raise ValueError(f"each architecture has a row of labels, got {len(codes)} architectures, {rows}")
+        if len(names) != known.shape[1]:
+            raise ValueError(f"the predictor learns {', '.join(names)}, got {known.shape[1]} columns of labels")
+        if not known.any(0).all():
+            raise ValueError(f"property {names[int(known.any(0).int().argmin())]} has no label to learn from")
+
+    # ---- predicting ----------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def predict(
+        self, codes: Int[Tensor, "rows holes"], extra: Float[Tensor, "rows columns"] | None = None
+    ) -> Prediction:
+        """Mean and standard deviation of what would be measured.
+
+        Args:
+            codes: Complete encodings.
+            extra: What else is known of them, if `fit` was told of others.
+
+        Raises:
+            ValueError: If nothing was learned, or `extra` has other columns than in `fit`.
+        """
+        found = []
+        for part, x in self._parts(codes, extra):
+            mean, std = self._guess(x)
+            if len(self.ensemble.networks):
+                members, std = self.ensemble.predict(part, x, mean)
+                mean = members.mean(0)
+            moments = [scale.moments(mean[:, i], std[:, i]) for i, scale in enumerate(self._scales)]
+            found.append(torch.stack([torch.stack(pair, -1) for pair in moments], -2))  # (rows, properties, 2)
+        mean, std = torch.cat(found).float().unbind(-1)
+        return Prediction(mean, std * self.spread.cpu())
+
+    @torch.no_grad()
+    def draw(
+        self,
+        codes: Int[Tensor, "rows holes"],
+        k: int,
+        generator: torch.Generator | None = None,
+        extra: Float[Tensor, "rows columns"] | None = None,
+    ) -> Float[Tensor, "k rows properties"]:
+        """Draws from what the true values could be, without noise: each is one function, evaluated at all rows.
+
+        Args:
+            codes: Complete encodings.
+            k: Number of draws.
+            generator: Source of randomness.
+            extra: As in `predict`.
+        """
+        if len(self.ensemble.networks):
+            members = [self.ensemble.predict(part, x, self._guess(x)[0])[0] for part, x in self._parts(codes, extra)]
+            members = torch.cat(members, 1)  # (members, rows, properties)
+            weight = torch.randn(k, len(members), generator=generator, dtype=members.dtype)
+            spread = (members - members.mean(0)) / (len(members) - 1) ** 0.5
+            scores = members.mean(0) + torch.einsum("km,mrp->krp", weight, spread)
+        else:
+            x = torch.cat([x for _, x in self._parts(codes, extra)])
+            scores = torch.stack([process.draw(x, k, generator) for process in self._processes], -1)
+        return torch.stack([scale.label(scores[..., i]) for i, scale in enumerate(self._scales)], -1).float()
+
+    # ---- inside --------------------------------------------------------------------------------------------------
+    def _parts(self, codes: Tensor, extra: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Encodings and what the processes see of them, so many at a time."""
+        if not len(self.codes):
+            raise ValueError("the predictor has learned nothing yet: call fit")
+        if not self._processes:  # the buffers were loaded
+            self._condition()
+        codes, extra = codes.cpu(), self._extra_of(codes, extra)
+        if extra.shape != (len(codes), self.extra.shape[1]):
+            wanted, got = (len(codes), self.extra.shape[1]), tuple(extra.shape)
+            raise ValueError(f"extra columns are those that fit was given, of shape {wanted}, got {got}")
+        for rows in tqdm(torch.arange(len(codes)).split(PART), desc="predictor", leave=False, delay=2):
+            yield codes[rows], self._inputs(codes[rows], extra[rows])
+
+    def _condition(self, tune: bool = False) -> None:
+        """Make the processes from the buffers."""
+        x = self._inputs(self.codes.cpu(), self.extra.cpu())
+        features = features_of(self.space)
+        group = torch.cat([features.group, torch.full((x.shape[1] - len(features.group),), len(features.groups))])
+        linear = [name in LINEAR for name in features.groups] + [True] * (self.extra.shape[1] > 0)
+        labels, known = self.labels.cpu(), self.labels.cpu().isfinite()
+        self._scales = [NormalScale(labels[known[:, i], i]) for i in range(labels.shape[1])]
+        self._processes = []
+        for i, scale in enumerate(self._scales):
+            rows, score = x[known[:, i]], scale.score(labels[known[:, i], i])
+            process = GaussianProcess(group, linear)
+            process.log = self.kernel[i].cpu()
+            if tune:
+                self.kernel[i] = process.tune(rows, score).log
+            self._processes.append(process.condition(rows, score))
+
+    def _inputs(
+        self, codes: Int[Tensor, "rows holes"], extra: Float[Tensor, "rows columns"]
+    ) -> Float[Tensor, "rows inputs"]:
+        """Features and extra columns; of those outliers are drawn in, and what is missing is marked."""
+        x = features_of(self.space)(codes.long())
+        if not extra.shape[1]:
+            return x
+        low, middle, high = (self.extra.cpu().double().nanquantile(level, 0) for level in (0.25, 0.5, 0.75))
+        level = ((extra - middle) / (high - low).clamp_min(1e-9)).asinh()
+        marked = torch.cat([level.nan_to_num(), level.isnan().double()], -1)
+        return torch.cat([x, marked / (2 * extra.shape[1]) ** 0.5], -1)
+
+    def _guess(self, x: Float[Tensor, "rows inputs"]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the normal scores by the processes alone, each (rows, properties)."""
+        means, stds = zip(*(process.predict(x) for process in self._processes), strict=True)
+        return torch.stack(means, -1), torch.stack(stds, -1)
+
+    @staticmethod
+    def _extra_of(codes: Tensor, extra: Tensor | None) -> Tensor:
+        return torch.zeros(len(codes), 0) if extra is None else extra.cpu().float()
 
 
-def normal_score(level: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Quantiles of the standard normal distribution."""
-    return torch.special.ndtri(level.double())
+def chosen_rows(known: Bool[Tensor, "rows properties"], generator: torch.Generator) -> Int[Tensor, " kept"]:
+    """At most `EXACT` labelled rows of each property; the same for all of them as far as may be."""
+    order = torch.randperm(len(known), generator=generator)
+    return torch.cat([order[known[order, i]][:EXACT] for i in range(known.shape[1])]).unique()
 
 
-def extend(x: Float[Tensor, " n"], known: Float[Tensor, " k"], value: Float[Tensor, " k"]) -> Float[Tensor, " n"]:
-    """Piecewise linear through `(known, value)`; beyond the ends with the slope of the outer twentieth.
-
-    Args:
-        x: Where to evaluate.
-        known: Increasing positions.
-        value: Values there, not decreasing.
-    """
-    right = torch.searchsorted(known, x.contiguous()).clamp(1, len(known) - 1)
-    share = (x - known[right - 1]) / (known[right] - known[right - 1])
-    inside = torch.lerp(value[right - 1], value[right], share.clamp(0, 1))
-    step = max(1, len(known) // 20)
-    below = (value[step] - value[0]) / (known[step] - known[0])
-    above = (value[-1] - value[-1 - step]) / (known[-1] - known[-1 - step])
-    return inside + below * (x - known[0]).clamp_max(0) + above * (x - known[-1]).clamp_min(0)
+def _beside(one: Float[Tensor, "rows columns"], other: Float[Tensor, "more others"]) -> Float[Tensor, "all wide"]:
+    """Rows and columns of two tables in one, NaN where neither has a value."""
+    result = torch.full([a + b for a, b in zip(one.shape, other.shape, strict=True)], torch.nan)
+    result[: len(one), : one.shape[1]], result[len(one) :, one.shape[1] :] = one, other
+    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pkgutil
 import sys
@@ -16,7 +17,7 @@ from archgen.guidance import CachedNetwork, LegalDecision, unique_rows
 from archgen.scheduler import draw
 from archgen.space import OPEN, SearchSpace
 
-SHARE = 0.01  # how rare among the generator's draws the results are to be, where no strength is given
+SHARE = 0.01  # of the generator's draws the results are like, in the sense of entropy, where no strength is given
 KEPT = 0.5  # effective share of the particles after each rise of the strength
 SWEEP = 8  # most holes that are drawn again, one after the other, at each strength
 BLOCKS = 2  # moves of several holes at each strength
@@ -162,7 +163,7 @@ class Steering:
         complete: Completes encodings with open holes as the generator does.
         admitted: Whether complete encodings meet the hard constraint.
         reward: Of complete encodings, each in the population given with it; minus infinity forbids.
-        strength: Weight of the reward, per its unit; if absent, as much as leaves an effective `SHARE`.
+        strength: Weight of the reward, per its unit; if absent, as much as leaves a `SHARE` of the generator's draws.
         particles: Size of a population; within one, particles compete.
         generator: Source of randomness.
     """
@@ -194,37 +195,46 @@ class Steering:
         value = self._value(codes, torch.arange(len(codes)))
         if not value.isfinite().any():
             raise ValueError("the reward is NaN or minus infinity for all architectures that were drawn")
-        strength, left = 0.0, 1.0
-        while True:
-            rise, share = self._rise(value, strength, left)
+        strength = log_mean = 0.0  # log of the mean of exp(strength f) over what the generator draws
+        done = False
+        while not done:
+            rise, done, gain = self._rise(value, strength, log_mean)
             codes, value = self._resample(codes, value, rise)
-            strength, left = strength + rise, left * share
-            done = strength >= self.strength * (1 - 1e-9) if self.strength is not None else left <= SHARE * 1.01
+            strength, log_mean = strength + rise, log_mean + gain
             for _ in range(2 if done else 1):
                 codes, value = self._move(codes, value, strength)
-            if done or rise == 0:
-                return codes
+        return codes
 
-    def _rise(self, value: Float[Tensor, " batch"], strength: float, left: float) -> tuple[float, float]:
-        """How much the strength can rise while `KEPT` of the particles stay effective, and what share that leaves."""
-        finite = value.isfinite()
-        spread = (value[finite].max() - value[finite].min()).item()
-        wanted = KEPT if self.strength is not None else max(KEPT, SHARE / left)
-        most = self.strength - strength if self.strength is not None else 1e3 / max(spread, 1e-12)
+    def _rise(self, value: Float[Tensor, " batch"], strength: float, log_mean: float) -> tuple[float, bool, float]:
+        """How much the strength can rise while `KEPT` of the particles stay effective.
 
-        def share(rise: float) -> float:
-            weight = (rise * (value - value[finite].max())).exp().where(finite, 0.0)
-            return (weight.sum() ** 2 / (weight**2).sum() / len(value)).item()
+        Returns:
+            The rise, whether it is the last, and what it adds to the logarithm of the mean weight. Without a given
+            strength the last one brings the divergence from the generator's distribution to `log(1 / SHARE)`.
+        """
+        known = value[value.isfinite()]
+        top, spread = known.max(), (known.max() - known.min()).item()
 
-        if spread == 0:
-            return (0.0 if self.strength is None else most), 1.0
-        if (at_most := share(most)) >= wanted:
-            return most, at_most
+        def after(rise: float) -> tuple[float, float, float]:
+            weight = (rise * (known - top)).exp()
+            gain = (weight.sum() / len(value)).log().item() + rise * top.item()
+            mean = ((weight * known).sum() / weight.sum()).item()
+            kept = (weight.sum() ** 2 / (weight**2).sum() / len(value)).item()
+            return kept, (strength + rise) * mean - log_mean - gain, gain
+
+        def small(rise: float) -> bool:
+            kept, divergence, _ = after(rise)
+            return kept >= KEPT and (self.strength is not None or divergence <= -math.log(SHARE))
+
+        most = self.strength - strength if self.strength is not None else 1e3 / spread if spread else 0.0
+        if small(most) or not most:
+            return most, True, after(most)[2]
         low, high = 0.0, most
         for _ in range(50):
             middle = (low + high) / 2
-            low, high = (middle, high) if share(middle) >= wanted else (low, middle)
-        return high, share(high)
+            low, high = (middle, high) if small(middle) else (low, middle)
+        kept, _, gain = after(high)
+        return high, self.strength is None and kept >= KEPT, gain
 
     def _resample(
         self, codes: Int[Tensor, "batch holes"], value: Float[Tensor, " batch"], rise: float

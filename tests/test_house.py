@@ -19,13 +19,13 @@ from archgen.space import load_space
 ROOT = Path(__file__).parents[1]
 LAYERS = (  # a module imports only from layers before its own
     {"graph", "hub", "synchronize"},
-    {"space", "images", "results", "plot", "pareto", "unpickle"},
-    {"build"},
+    {"space", "images", "results", "plot", "pareto", "calibrate", "gaussian", "unpickle"},
+    {"build", "features", "ensemble", "evidence"},
     {"spaces"},
     {"constraint", "denoiser", "scheduler", "predictor", "benchmark", "draw", "export", "classifier"},
-    {"guidance", "latency", "trainer", "convert", "task"},
-    {"wishes", "steering"},
-    {"sampler"},
+    {"guidance", "latency", "trainer", "convert", "task", "taskset", "pool", "goal"},
+    {"wishes", "steering", "study"},
+    {"sampler", "curves", "explore", "baselines"},
     {"pipeline"},
     {"evaluate", "fit"},
     {"train", "search"},

@@ -1,12 +1,18 @@
 """Steering by rewards: the distribution, hard constraints on the way, Pareto sets, and functions that misbehave."""
 
+import json
+
 import pytest
 import torch
 
-from archgen.constraint import Constraint
+from archgen.benchmark import Table, find_table
+from archgen.constraint import Constraint, Infeasible
+from archgen.images import load_images
 from archgen.pareto import non_dominated, spread
 from archgen.pipeline import ArchitecturePipeline
 from archgen.steering import Objectives, rewarded
+
+LATENCY = "cpu_b1_t1_latency_ms"
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +116,62 @@ def test_spread_keeps_the_ends():
     assert {0, 49} <= set(kept.tolist())
     assert values[kept, 0].sort().values.diff().min() > 0.15
     assert len(spread(values, 80)) == 50
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """A pipeline that has learned the latencies that this project measured."""
+    loaded = ArchitecturePipeline.load("nasbench201")
+    loaded.set_progress_bar_config(disable=True)
+    table = Table.read(find_table("cpu_latency/nasbench201"), loaded.space)
+    loaded.learn(table, [LATENCY])
+    return loaded, table
+
+
+def test_a_table_makes_its_columns_something_to_ask_for(learned):
+    loaded, table = learned
+    fast = loaded(n=16, minimize=LATENCY, generator=seeded())
+    means = [record["predicted"][LATENCY]["mean"] for record in fast.records()]
+    assert means == sorted(means)
+    assert max(means) < table.column(LATENCY).quantile(0.05)
+    front = loaded(n=8, maximize="depth", minimize=LATENCY, generator=seeded())
+    values = torch.tensor([[r["depth"], -r[LATENCY]] for r in front.records()])
+    assert non_dominated(values).all()
+    assert len(set(values[:, 0].tolist())) > 2
+
+
+def test_a_confidence_holds_for_what_is_sampled(learned):
+    loaded, table = learned
+    limit = table.column(LATENCY).median().item()
+    result = loaded(n=30, where=f"{LATENCY} <= {limit} @ 90%", generator=seeded())
+    assert len(result.architectures) == 30
+    means = torch.tensor([record["predicted"][LATENCY]["mean"] for record in result.records()])
+    assert (means < limit).all()
+    with pytest.raises(Infeasible, match="nearest"):
+        loaded(n=1, where=f"{LATENCY} <= 0.001 @ 90%", generator=seeded())
+
+
+def test_a_data_set_is_a_condition_and_evaluations_on_it_are_evidence(pipeline, tmp_path):
+    images = load_images("digits")
+    free = pipeline(n=20, task=images, generator=seeded())
+    values = [record["task_acc_pct"] for record in free.records()]
+    assert values == sorted(values, reverse=True)
+    cells = pipeline.space.decode_all(pipeline.space.sample(12, seeded()))
+    levels = []
+    for accuracy in (20.0, 95.0):
+        key = {"task": "t", "data": "d", "recipe": "r", "seed": 0, "status": "done", "test_acc_pct": accuracy}
+        lines = [json.dumps({"hash": cell.hash, "arch": str(cell), **key}) + "\n" for cell in cells]
+        (tmp_path / "results-0.jsonl").write_text("".join(lines))
+        told = pipeline(n=20, task=images, evaluated=tmp_path, generator=seeded())
+        levels.append(sum(record["task_acc_pct"] for record in told.records()) / 20)
+    assert levels[0] < 60 < levels[1]
+
+
+@pytest.mark.parametrize("request_", [{"evaluated": "nowhere"}, {"evaluated": ".", "task": True}])
+def test_evaluations_that_are_none_are_refused(pipeline, request_, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError):
+        pipeline(n=2, **{**request_, **({"task": load_images("digits")} if "task" in request_ else {})})
 
 
 def failing(_):

@@ -13,8 +13,9 @@ import yaml
 from safetensors.torch import load_file
 
 from archgen.pipeline import ArchitecturePipeline
+from archgen.pool import Events, Pool, make_pool
 from archgen.space import load_space
-from archgen.train import Events, Network, Pool, make_pool, train
+from archgen.train import Network, train
 
 ROOT = Path(__file__).parents[1]
 TINY = {"space": "nasbench201", "network": Network(width=16, depth=1, heads=2), "batch_size": 32, "samples": 0}

@@ -10,20 +10,17 @@ from __future__ import annotations
 import argparse
 import csv
 import random
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
-from archgen.benchmark import find_file
 from archgen.fit import Job, train_jobs
 from archgen.hub import replacing
-from archgen.images import ImageSet, from_arrays, load_images
 from archgen.results import Results
 from archgen.space import load_space
+from archgen.taskset import ImageTask, source_images
 from archgen.trainer import Machine, Recipe
 
 HERE = Path(__file__).parent
@@ -40,47 +37,7 @@ SOURCES = {
 SEEDS_OF = 1  # the first so many tasks of each source are trained with three seeds, to tell the noise
 
 
-@dataclass(frozen=True)
-class Task:
-    """How a task is made of its source: classes by position, the side of the images, how many of them, the seed."""
-
-    task: str
-    source: str
-    split: str
-    classes: str
-    resolution: int
-    train_size: int
-    test_size: int
-    seed: int
-
-    def images(self) -> ImageSet:
-        """The task, rebuilt."""
-        chosen = source_images(self.source).of_classes([int(word) for word in self.classes.split()])
-        chosen = chosen.limited(self.train_size, self.test_size, seed=self.seed).resized(self.resolution)
-        return replace(chosen, name=self.task)
-
-
-@cache
-def source_images(source: str) -> ImageSet:
-    """All images of a source."""
-    if source == "digits":
-        return load_images(source)
-    if not source.startswith("omniglot"):
-        return load_images(find_file(source))
-    from pyarrow import parquet
-
-    table = parquet.ParquetFile(find_file(source)).read().to_pydict()
-    side = 105
-    bits = [np.unpackbits(np.frombuffer(row, np.uint8))[: side * side] for row in table["bits_105x105"]]
-    pixels = (1 - np.stack(bits).reshape(-1, side, side)) * 255
-    labels = np.array([f"{a}/{c}" for a, c in zip(table["alphabet"], table["character"], strict=True)])
-    drawer = np.array(table["drawer"])
-    train = drawer <= 14
-    return from_arrays("omniglot", (pixels[train].astype(np.uint8), labels[train]),
-                       (pixels[~train].astype(np.uint8), labels[~train]))  # fmt: skip
-
-
-def draw_tasks() -> list[Task]:
+def draw_tasks() -> list[ImageTask]:
     """All tasks, drawn once and for all, those of all sources in turn."""
     tasks = []
     for source, (split, number, _, (low, high), sides, sizes) in SOURCES.items():
@@ -91,7 +48,7 @@ def draw_tasks() -> list[Task]:
             subset = images.of_classes(classes)
             train_size = min(size or 400, len(subset.train))
             test_size = min(600, len(subset.test))
-            tasks.append((index / number, Task(
+            tasks.append((index / number, ImageTask(
                 f"{stem}-{index:02}", source, split, " ".join(map(str, classes)), side, train_size, test_size, index,
             )))  # fmt: skip
     return [task for _, task in sorted(tasks, key=lambda entry: entry[0])]
