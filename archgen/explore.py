@@ -58,67 +58,10 @@ def first_batch(problem: Problem, generator: torch.Generator) -> Int[Tensor, "st
     return pool[(size - levels[:, None]).abs().argmin(-1).unique()]
 
 
-class RegretScale:
-    """The logarithm of how far labels are from the best: differences near the best count most, outliers little.
-
-    The score of the best is 0, of the median -log 3; beyond the best the scale is linear.
-
-    Args:
-        labels: What was measured, at least one.
-    """
-
-    def __init__(self, labels: Float[Tensor, " rows"]):
-        self.best = labels.max()
-        half = self.best - labels.median()
-        self.unit = (half if half > 0 else self.best - labels.min() + 1e-9) / 2
-
-    def score(self, labels: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Scores of labels."""
-        x = (labels - self.best) / self.unit
-        return torch.where(x > 0, x, -torch.log1p(-x.clamp_max(0)))
-
-    def label(self, score: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """Labels of scores."""
-        return self.best + self.unit * torch.where(score > 0, score, -torch.expm1(-score.clamp(-30, 0)))
-
-
-class LinearScale:
-    """Labels as they are, standardized.
-
-    Args:
-        labels: What was measured, at least one.
-    """
-
-    def __init__(self, labels: Float[Tensor, " rows"]):
-        self.mean, spread = labels.double().mean(), labels.double().std(correction=0)
-        self.spread = spread if spread > 0 else torch.ones_like(spread)
-
-    def score(self, labels: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Scores of labels."""
-        return (labels.double() - self.mean) / self.spread
-
-    def label(self, score: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """Labels of scores."""
-        return self.mean + self.spread * score
-
-    def moments(
-        self, mean: Float[Tensor, " n"], std: Float[Tensor, " n"]
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Mean and standard deviation of labels from those of scores."""
-        return self.label(mean), self.spread * std
-
-
-class Surrogate(PropertyPredictor):
-    """A predictor that takes labels as they are, for the search gives it scores already."""
-
-    scale = LinearScale
-
-
 class Belief:
     """What was measured says of the objectives of other networks.
 
-    The column to maximize is learned on the scale of its regret: a search measures mostly good networks, and ranks
-    would blow the small differences among them up. Other columns are learned as normal scores of their ranks.
+    Columns are learned as normal scores of their ranks, on which noise is alike everywhere, and mapped back.
 
     Args:
         study: What was measured.
@@ -126,10 +69,9 @@ class Belief:
 
     def __init__(self, study: Study):
         self.problem, seen = study.problem, study.measured
-        finite = [column[column.isfinite()] for column in seen.T]
-        self.scales = [RegretScale(finite[0]), *map(NormalScale, finite[1:])]
+        self.scales = [NormalScale(column[column.isfinite()]) for column in seen.T]
         scores = torch.stack([scale.score(column) for scale, column in zip(self.scales, seen.T, strict=True)], -1)
-        self.predictor = Surrogate(study.problem.space, seed=study.seed)
+        self.predictor = PropertyPredictor(study.problem.space, seed=study.seed)
         self.predictor.fit(study.codes, scores, **_extra(study.problem, study.codes))
         known = _padded(study.objectives)
         self.front = known[known.isfinite().all(-1)]
@@ -145,8 +87,8 @@ class Belief:
         goal = self.problem.goal
         sign = {limit.column: -limit.sign for limit in goal.limits} | {goal.minimize: -1, goal.maximize: 1}
         shift = torch.tensor([sign[name] for name in self.problem.measured])
-        score = prediction.mean + shift * prediction.std
-        return self.gain(self._objectives(codes, score)) + 1e-9 * score[:, 0]  # in order, where nothing is gained
+        gain = self.gain(self._objectives(codes, prediction.mean + shift * prediction.std))
+        return gain + 1e-9 * prediction.mean[:, 0]  # the order of those without any
 
     def draws(
         self, codes: Int[Tensor, "rows holes"], k: int, generator: torch.Generator

@@ -230,7 +230,7 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         group = torch.cat([features.group, torch.full((x.shape[1] - len(features.group),), len(features.groups))])
         linear = [name in LINEAR for name in features.groups] + [True] * (self.extra.shape[1] > 0)
         labels, known = self.labels.cpu(), self.labels.cpu().isfinite()
-        self._scales = [self.scale(labels[known[:, i], i]) for i in range(labels.shape[1])]
+        self._scales = [NormalScale(labels[known[:, i], i]) for i in range(labels.shape[1])]
         self._processes = []
         for i, scale in enumerate(self._scales):
             rows, score = x[known[:, i]], scale.score(labels[known[:, i], i])
