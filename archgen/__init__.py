@@ -5,6 +5,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME = {
+    "ArchBERT": "archgen.text",
     "Architecture": "archgen.graph",
     "ArchitectureOutput": "archgen.pipeline",
     "ArchitecturePipeline": "archgen.pipeline",
@@ -20,6 +21,7 @@ _HOME = {
     "load_images": "archgen.images",
     "load_network": "archgen.classifier",
     "load_space": "archgen.space",
+    "understand": "archgen.understand",
 }
 __all__ = sorted(_HOME)
 

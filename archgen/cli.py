@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 COMMANDS = {  # the module that holds the function, and what it does; imported when it is called
     "sample": ("archgen.cli", "architectures from a checkpoint, under any conditions"),
+    "ask": ("archgen.ask", "architectures from words, or a refusal with the reason"),
+    "describe": ("archgen.ask", "an architecture in words"),
+    "find": ("archgen.ask", "the architectures that a text describes, among given ones"),
     "build": ("archgen.cli", "the network of an architecture: its cost, a check run, a picture, ONNX"),
     "fit": ("archgen.fit", "train generated networks on your images: one, or a list"),
     "search": ("archgen.search", "find the best networks with few measurements"),
     "train": ("archgen.train", "train what a recipe names"),
+    "train_text": ("archgen.train_text", "train ArchBERT and its reader of requests"),
+    "train_told": ("archgen.train_told", "train the network that texts steer"),
     "finetune": ("archgen.finetune", "teach a checkpoint new columns, or a new space, from a small table"),
     "evaluate": ("archgen.evaluate", "the numbers on a checkpoint's card, again"),
     "latency": ("archgen.latency", "milliseconds of networks on this device"),
@@ -87,6 +92,7 @@ def sample(
 
     from archgen.images import load_images
     from archgen.pipeline import ArchitecturePipeline
+    from archgen.show import draw_all, print_table, write_lines
     from archgen.space import read_architectures
 
     pipeline = ArchitecturePipeline.load(checkpoint).to(_device(device))
@@ -116,16 +122,16 @@ def sample(
     )
     records = result.records()
     if out is not None:
-        _write_lines(out, records)
+        write_lines(out, records)
     if draw is not None:
-        _draw_all(result.architectures, Path(draw))
+        draw_all(result.architectures, Path(draw))
         if result.objectives is not None and len(result.objectives.names) > 1:
             from archgen.plot import draw_front
 
             known, kept = (result.objectives.in_own_units(c) for c in (result.objectives.asked[0], result.codes))
             finite = {name: [v for v in values.tolist() if abs(v) < float("inf")] for name, values in known.items()}
             draw_front(finite, {name: values.tolist() for name, values in kept.items()}, Path(draw) / "front.png")
-    _print_table(records)
+    print_table(records)
     if len(records) < n:
         print(f"archgen: {len(records)} of {n}: no more distinct ones were found", file=sys.stderr)
 
@@ -201,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = auto_cli(
             function,
             args=words[1:],
-            as_positional=words[0] != "train",
+            as_positional=not words[0].startswith("train"),
             exit_on_error=False,
             allow_abbrev=False,
             prog=f"archgen {words[0]}",
@@ -222,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _overview() -> str:
-    lines = [f"  {name:10}{summary}" for name, (_, summary) in COMMANDS.items()]
+    lines = [f"  {name:11}{summary}" for name, (_, summary) in COMMANDS.items()]
     usage = "usage: archgen COMMAND ...    archgen COMMAND --help    archgen COMMAND --config recipe.yaml"
     return "\n".join([usage, "", "Neural networks generated to order.", "", *lines])
 
@@ -295,34 +301,3 @@ def _export(network: nn.Module, shape: tuple[int, int, int], onnx: str | None, p
             difference = getattr(export, f"to_{name}")(network, path, shape)
             size = Path(path).stat().st_size
             print(f"{name:7} {path}, {size:,} bytes, largest relative difference {difference:.2g}")
-
-
-def _write_lines(path: str, records: list[dict[str, Any]]) -> None:
-    import json
-
-    from archgen.hub import replacing
-
-    with replacing(path) as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-
-
-def _draw_all(architectures: list[Architecture], folder: Path) -> None:
-    from tqdm.auto import tqdm
-
-    from archgen.draw import draw, draw_sheet
-
-    for index, architecture in enumerate(tqdm(architectures, desc="drawing", leave=False)):
-        draw(architecture, folder / f"{index:03}.png")
-    if architectures:
-        draw_sheet(architectures, folder / "sheet.png")
-
-
-def _print_table(records: list[dict[str, Any]]) -> None:
-    """One line an architecture; long native strings are cut."""
-    if not records:
-        return
-    costs = [name for name, value in records[0].items() if isinstance(value, float | int)]
-    print("  #  " + "".join(f"{name:>10}" for name in costs) + "  architecture")
-    for index, record in enumerate(records):
-        arch = record["arch"] if len(record["arch"]) <= 110 else record["arch"][:107] + "..."
-        print(f"{index:3}  " + "".join(f"{record[name]:10.4g}" for name in costs) + f"  {arch}")

@@ -496,6 +496,17 @@ class Constraint:
         return torch.empty(0, len(self.space.holes), dtype=torch.long)
 
 
+def quantity(text: str, space: SearchSpace) -> Callable[[Int[Tensor, "batch holes"]], Float[Tensor, " batch"]]:
+    """An expression such as `count(skip_connect) + 2 * depth` as a function of complete encodings.
+
+    Raises:
+        ValueError: If the text is no sum of costs and counts of this space.
+    """
+    reader = Constraint(f"{text} >= 0", space)
+    linear = reader._linear(ast.parse(text, mode="eval").body)
+    return lambda codes: reader._values(codes)(linear)
+
+
 def _normalize(atom: Atom) -> Atom | Junction:
     """The comparison in the unit of its largest factor, so that TOLERANCE means the same however it is written.
 

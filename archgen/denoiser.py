@@ -9,13 +9,14 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin  # by name: from_pretrained looks it up in this module
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archgen.graph import Value
 from archgen.space import OPEN, SearchSpace
 
+Text = tuple[Float[Tensor, "batch tokens channels"], Bool[Tensor, "batch tokens"]]  # tokens, and where they are
 FREQUENCIES = 8  # of the sine and cosine features of a condition's ends
 TAIL = 10.0  # log-odds of a quantile are cut here: the top 1 in 22,000
 
@@ -95,11 +96,15 @@ class Block(nn.Module):
     Args:
         width: Channels.
         heads: Attention heads.
+        text_width: Channels of the tokens of a text, to which holes attend; none if 0.
     """
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, text_width: int = 0):
         super().__init__()
         self.heads = heads
+        if text_width:
+            self.ask, self.tell = nn.Linear(width, width), nn.Linear(text_width, 2 * width)
+            self.hear = nn.Linear(width, width)
         self.modulate = nn.Linear(width, 6 * width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.expand, self.contract = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -111,14 +116,20 @@ class Block(nn.Module):
         h: Float[Tensor, "batch holes width"],
         condition: Float[Tensor, "batch width"],
         bias: Float[Tensor, "heads holes holes"],
+        text: Text | None = None,
     ) -> Float[Tensor, "batch holes width"]:
-        """Attend among the holes, then transform each."""
+        """Attend among the holes, then to the text, then transform each."""
         batch, holes, width = h.shape
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(condition)[:, None].chunk(6, -1)
         x = F.layer_norm(h, (width,)) * (1 + scale1) + shift1
         q, k, v = self.qkv(x).view(batch, holes, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, H, C)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).reshape(batch, holes, width)
         h = h + (1 + gate1) * self.out(attended)
+        if text is not None:
+            q = self.ask(F.layer_norm(h, (width,))).view(batch, holes, self.heads, -1).transpose(1, 2)
+            k, v = self.tell(text[0]).view(batch, -1, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+            heard = F.scaled_dot_product_attention(q, k, v, attn_mask=text[1][:, None, None])
+            h = h + self.hear(heard.transpose(1, 2).reshape(batch, holes, width))
         x = F.layer_norm(h, (width,)) * (1 + scale2) + shift2
         return h + (1 + gate2) * self.contract(F.gelu(self.expand(x), approximate="tanh"))
 
@@ -138,6 +149,7 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         heads: Attention heads; divides `width`.
         known: How many of the conditions there were before each fine-tuning. The parameters of then stay as they are
             and answer whatever names no later condition; a network of its own, `later`, answers the rest.
+        text_width: Channels of the tokens of a text that it can be told; none if 0.
     """
 
     @register_to_config
@@ -150,6 +162,7 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         depth: int = 4,
         heads: int = 4,
         known: list[int] | None = None,
+        text_width: int = 0,
     ):
         super().__init__()
         table = torch.tensor(words)
@@ -163,7 +176,9 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         self.embed_relation = nn.Embedding(int(self.relation_of.max()) + 1, heads)
         self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.embed_condition = ConditionEmbedding(known[0] if known else len(conditions), width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, text_width) for _ in range(depth))
+        if text_width:
+            self.nothing_said = nn.Parameter(torch.zeros(text_width))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Embedding(n_words, width)
         self.head_bias = nn.Parameter(torch.zeros(table.shape))
@@ -181,7 +196,7 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         Args:
             space: Where it will work.
             conditions: Names of the properties it can be asked for.
-            **size: `width`, `depth`, `heads`.
+            **size: `width`, `depth`, `heads`, `text_width`.
         """
         index = {pair: word for word, pair in enumerate(template_words(space))}
         words = [
@@ -239,6 +254,7 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         t: Float[Tensor, " batch"] | None = None,
         intervals: Float[Tensor, "#batch conditions 2"] | None = None,
         reachable: Float[Tensor, "batch conditions 2"] | None = None,
+        text: Text | None = None,
     ) -> Float[Tensor, "batch holes options"]:
         """Predict logits of the clean options.
 
@@ -247,6 +263,7 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
             t: Noise level in [0, 1]; not needed for codes, which show it.
             intervals: What is asked of each condition, in its units: least and largest value; NaN where nothing is.
             reachable: What each condition can still become, as far as that can be counted; see `reachable_range`.
+            text: Tokens of what is asked for in words, if the network can be told.
 
         Returns:
             Logits, minus infinity where a hole has no such option.
@@ -254,7 +271,7 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         if intervals is None:
             intervals = self.embed_open.new_full((1, len(self.config.conditions), 2), torch.nan)
         if self.later is None:
-            return self._answer(x, t, intervals, reachable)
+            return self._answer(x, t, intervals, reachable, text)
         known = len(self.embed_condition.knots)
         fresh = ~intervals[:, known:].isnan().flatten(1).all(-1)  # (1,) or (B,)
         if fresh.all():
@@ -270,6 +287,7 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         t: Float[Tensor, " batch"] | None,
         intervals: Float[Tensor, "#batch conditions 2"],
         reachable: Float[Tensor, "batch conditions 2"] | None,
+        text: Text | None = None,
     ) -> Float[Tensor, "batch holes options"]:
         """What this network itself predicts, see `forward`."""
         words = self.embed_word(self.word_of)  # (H, O, C)
@@ -284,10 +302,21 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
             condition = condition + self.embed_time(get_timestep_embedding(1000 * t, self.config.width))
         condition = F.silu(condition)
         bias = self.embed_relation(self.relation_of).permute(2, 0, 1)  # (heads, H, H)
+        if self.config.text_width:
+            text = self._heard(text, len(h))
         for block in self.blocks:
-            h = block(h, condition, bias)
+            h = block(h, condition, bias, text)
         logits = torch.einsum("bhc,hoc->bho", self.norm(h), self.head(self.word_of)) + self.head_bias
         return logits.masked_fill(~self.valid, -torch.inf)
+
+    def _heard(self, text: Text | None, batch: int) -> Text:
+        """The tokens of the text behind one that is always there, so that silence can be attended to."""
+        nothing = self.nothing_said.expand(batch, 1, -1)
+        there = torch.ones(batch, 1, dtype=torch.bool, device=nothing.device)
+        if text is None:
+            return nothing, there
+        tokens, mask = (part.expand(batch, *part.shape[1:]) for part in text)
+        return torch.cat([nothing, tokens], 1), torch.cat([there, mask], 1)
 
 
 def reachable_range(

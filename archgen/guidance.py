@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from archgen.constraint import Constraint
-from archgen.denoiser import GraphDenoiser, reachable_range
+from archgen.denoiser import GraphDenoiser, Text, reachable_range
 from archgen.scheduler import draw
 from archgen.space import OPEN, SearchSpace
 
@@ -23,6 +24,26 @@ def partial_strides(space: SearchSpace) -> Int[Tensor, " holes"]:
     return sizes.flip(0).cumprod(0).flip(0) // sizes
 
 
+@dataclass
+class Telling:
+    """What a request says in words, as a network that was trained with texts sees it.
+
+    Attributes:
+        network: The network; it knows no other conditions.
+        text: Tokens of one text, and where they are.
+        weight: Of the difference that the text makes to its prediction.
+    """
+
+    network: GraphDenoiser
+    text: Text
+    weight: float
+
+    def __call__(self, codes: Int[Tensor, "batch holes"]) -> Float[Tensor, "batch holes options"]:
+        """What the text adds to the logits; zero where a hole has no such option."""
+        told, free = self.network(codes, text=self.text), self.network(codes)
+        return torch.where(self.network.valid, self.weight * (told - free), 0.0)
+
+
 class CachedNetwork:
     """The denoiser under fixed conditions with classifier-free guidance; equal inputs are computed once.
 
@@ -33,11 +54,18 @@ class CachedNetwork:
         space: Whose costs tell what is still within reach.
         wishes: What is asked of each condition, `(conditions, 2)`, NaN where nothing is.
         guidance: Weight of the conditional prediction (Ho & Salimans, 2022): `free + guidance (conditional - free)`.
+        telling: What is asked in words, if anything; for codes alone.
     """
 
     def __init__(
-        self, denoiser: GraphDenoiser, space: SearchSpace, wishes: Float[Tensor, "conditions 2"], guidance: float
+        self,
+        denoiser: GraphDenoiser,
+        space: SearchSpace,
+        wishes: Float[Tensor, "conditions 2"],
+        guidance: float,
+        telling: Telling | None = None,
     ):
+        self.telling = telling
         self.denoiser, self.space, self.guidance = denoiser, space, guidance
         self.asked = wishes[None].to(denoiser.device)
         self.free = torch.full_like(self.asked, torch.nan)
@@ -69,7 +97,8 @@ class CachedNetwork:
     def _partial(self, codes: Int[Tensor, "batch holes"], t: None) -> Float[Tensor, "batch holes options"]:
         counted = self.conditional and self.counted
         within = reachable_range(self.space, codes, self.denoiser.config.conditions) if counted else None
-        return self._logits(codes, t, within)
+        logits = self._logits(codes, t, within)
+        return logits if self.telling is None else logits + self.telling(codes)
 
     def _logits(
         self, x: Tensor, t: Tensor | None, within: Float[Tensor, "batch conditions 2"] | None

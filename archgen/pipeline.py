@@ -19,7 +19,7 @@ from archgen.benchmark import Table
 from archgen.constraint import Bound, Constraint
 from archgen.denoiser import GraphDenoiser
 from archgen.graph import Architecture
-from archgen.guidance import CachedNetwork
+from archgen.guidance import CachedNetwork, Telling
 from archgen.hub import resolve
 from archgen.images import ImageSet
 from archgen.pareto import non_dominated, spread
@@ -30,6 +30,8 @@ from archgen.scheduler import AbsorbingScheduler, VEScheduler
 from archgen.space import OPEN, SearchSpace, load_space
 from archgen.steering import Objectives, RewardFunction, Source, load_function, rewarded
 from archgen.task import TaskPredictor
+from archgen.understand import Refused, Understanding, understand
+from archgen.vocabulary import wished
 from archgen.wishes import Wish, Wishes, merged
 
 IDLE_ROUNDS = 6  # ever larger batches without a new architecture before the search for more is given up
@@ -48,6 +50,7 @@ class ArchitectureOutput(BaseOutput):
         drawn: How many were drawn to find them.
         objectives: What they were steered towards, with all that was computed on the way.
         predicted: For each property that the checkpoint predicts mean and standard deviation, `(found, 2)`.
+        understanding: What the text was understood to ask for.
     """
 
     architectures: list[Architecture]
@@ -55,6 +58,7 @@ class ArchitectureOutput(BaseOutput):
     drawn: int
     objectives: Objectives | None = None
     predicted: dict[str, Tensor] = field(default_factory=dict)
+    understanding: Understanding | None = None
 
     @cached_property
     def costs(self) -> dict[str, Float[Tensor, " found"]]:
@@ -135,22 +139,24 @@ class ArchitecturePipeline(DiffusionPipeline):
         denoiser: The network.
         scheduler: The diffusion process: absorbing or variance-exploding.
         predictor: Of measured properties, if there is one.
+        text_denoiser: A network that was trained with texts, if there is one.
         space: Name of the search space, or its declaration.
         rows: For each condition the number of rows it was learned from; "as high as possible" is relative to them.
     """
 
-    _optional_components = ["predictor"]  # noqa: RUF012
+    _optional_components = ["predictor", "text_denoiser"]  # noqa: RUF012
 
     def __init__(
         self,
         denoiser: GraphDenoiser,
         scheduler: AbsorbingScheduler | VEScheduler,
         predictor: PropertyPredictor | None = None,
+        text_denoiser: GraphDenoiser | None = None,
         space: str | dict[str, Any] = "nasbench201",
         rows: dict[str, int] | None = None,
     ):
         super().__init__()
-        self.register_modules(denoiser=denoiser, scheduler=scheduler, predictor=predictor)
+        self.register_modules(denoiser=denoiser, scheduler=scheduler, predictor=predictor, text_denoiser=text_denoiser)
         self.register_to_config(space=space, rows=rows or {})
         self.space = load_space(space)
         self._learned: PropertyPredictor | None = None
@@ -223,6 +229,8 @@ class ArchitecturePipeline(DiffusionPipeline):
     def __call__(
         self,
         n: int = 16,
+        text: str | Understanding | None = None,
+        text_weight: float = 1.0,
         where: str | None = None,
         condition: Mapping[str, Wish] | None = None,
         maximize: str | Iterable[str] = (),
@@ -244,6 +252,9 @@ class ArchitecturePipeline(DiffusionPipeline):
 
         Args:
             n: How many.
+            text: What is asked for, in words, or what `understand` made of them. What can be counted is met by every
+                result; of what meets it, the most fitting are taken.
+            text_weight: How much the words themselves steer the generator, beside what was understood of them.
             where: Hard constraint on what can be counted, and on bounds of what is predicted, met by every result (see
                 `Constraint`).
             condition: For learned properties a value, an interval `(low, high)`, `"high"` or `"low"`. Of what can be
@@ -276,8 +287,13 @@ class ArchitecturePipeline(DiffusionPipeline):
         Raises:
             ValueError: If a request is malformed or names an unknown property.
             archgen.constraint.Infeasible: If no member of the space meets `where`.
+            archgen.understand.Refused: If the text asks for nothing that the space could give.
         """
         _check_counts(n=n, steps=steps, batch_size=batch_size, change=change, particles=particles)
+        understanding = self._understood(text)
+        if understanding is not None:
+            where = " and ".join(f"({part})" for part in (understanding.where, where) if part)
+            maximize = [*_listed(maximize), *self._wished(understanding)]
         goals = merged(None, _listed(maximize), _listed(minimize))
         traded = len(goals) + (reward is not None) + (task is not None) > 1 and all(map(self._computable, goals))
         shown = {name: wish for name, wish in goals.items() if name in self.conditions and not traded}
@@ -288,15 +304,17 @@ class ArchitecturePipeline(DiffusionPipeline):
         if twice := set(asked) & set(goals):
             raise ValueError(f"{sorted(twice)[0]} is asked for twice")
         wishes = Wishes(self.denoiser, self.space, self.config.rows, {**asked, **shown})
-        sampler = self._sampler(n, wishes, where, like, change, guidance, steps, generator)
+        telling = self._telling(understanding, text_weight)
+        sampler = self._sampler(n, wishes, where, like, change, guidance, steps, generator, telling)
         if objectives is None:
             believed = bool(where) and wishes.measured and isinstance(self.scheduler, AbsorbingScheduler)
-            most = max(n, min(8 * n, 256)) if believed else n
+            most = max(n, min((8 if believed else 4) * n, 256)) if believed or understanding else n
             found = self._collect(n, sampler.batch, distinct, batch_size, most)
             codes = found.codes
             if len(codes) > n:
-                codes = codes[wishes.promise(codes).argsort(descending=True, stable=True)[:n]]
-            return self._output(codes, found.drawn)
+                fit = wishes.promise(codes) if believed else understanding.score(codes)
+                codes = codes[fit.argsort(descending=True, stable=True)[:n]]
+            return replace(self._output(codes, found.drawn), understanding=understanding)
         self._check_steering(strength)
         if len(objectives.names) > 1:
             return self._front(n, sampler, objectives, particles)
@@ -307,7 +325,27 @@ class ArchitecturePipeline(DiffusionPipeline):
 
         found = self._collect(n, steered, distinct, batch_size)
         best_first = objectives(found.codes)[:, 0].argsort(descending=True, stable=True)
-        return self._output(found.codes[best_first], found.drawn, objectives)
+        return replace(self._output(found.codes[best_first], found.drawn, objectives), understanding=understanding)
+
+    def _understood(self, text: str | Understanding | None) -> Understanding | None:
+        """What a text asks of this pipeline's space."""
+        if not isinstance(text, str):
+            return text
+        (result,) = understand([text], self.space.name)
+        if isinstance(result, Refused):
+            raise result
+        return result
+
+    def _telling(self, understanding: Understanding | None, weight: float) -> Telling | None:
+        """What the words say to the network that was trained with texts."""
+        if understanding is None or self.text_denoiser is None or not weight:
+            return None
+        return Telling(self.text_denoiser, understanding.tokens, weight)
+
+    def _wished(self, understanding: Understanding) -> list[str]:
+        """The measured property that stands for what a text wishes to be high, if this checkpoint knows one."""
+        measured = [name for name in self.conditions if name not in self.space.cost.names and "acc" in name]
+        return measured[:1] if wished(understanding.request) else []
 
     def _objectives(
         self,
@@ -370,6 +408,7 @@ class ArchitecturePipeline(DiffusionPipeline):
         guidance: float | None,
         steps: int | None,
         generator: torch.Generator | None,
+        telling: Telling | None,
     ) -> Sampler:
         """What draws for this request."""
         constraint = Constraint(where, self.space, self.predicted, self._bound) if where else None
@@ -385,7 +424,7 @@ class ArchitecturePipeline(DiffusionPipeline):
             pilot = self._pilot(sampler)
         if guidance is None:
             guidance = SHARPER if wishes.extremes else 1.0
-        network = CachedNetwork(self.denoiser, self.space, wishes.intervals(n, constraint, pilot), guidance)
+        network = CachedNetwork(self.denoiser, self.space, wishes.intervals(n, constraint, pilot), guidance, telling)
         held = [each for each in (constraint, wishes.steer()) if each is not None]
         return replace(sampler, network=network, held=held)
 

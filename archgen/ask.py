@@ -1,0 +1,144 @@
+"""Text to architectures and back: `archgen ask`, `archgen describe` and `archgen find`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch_geometric.data import Batch
+
+from archgen.caption import describe as caption
+from archgen.hub import resolve
+from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
+from archgen.show import draw_all, print_table, write_lines
+from archgen.space import load_space, read_architectures
+from archgen.understand import Refused, Understanding, fine_scores, text_model, understand
+from archgen.vocabulary import facts_of
+
+CLOSE = 200  # architectures, by their embeddings, that `find` looks at closely
+
+
+def ask(
+    text: str,
+    space: str = "nasbench201",
+    n: int = 10,
+    seed: int = 0,
+    out: str | None = None,
+    draw: str | None = None,
+) -> None:
+    """Ask for architectures in words.
+
+    What was understood is said first, as predicates that every result meets; correct it with `archgen sample --where`.
+
+    Args:
+        text: Such as "a small residual network without pooling that fits a phone".
+        space: Name of the search space and of the checkpoint that is asked.
+        n: Number of architectures.
+        seed: Seed of the sampler.
+        out: File for what was understood, or why it was refused, and the results, one JSON object a line.
+        draw: Folder for a picture of each result and a sheet of all.
+
+    Raises:
+        Refused: If the text asks for nothing that the space could give.
+    """
+    resolve(space)
+    (understanding,) = understand([text], space)
+    if isinstance(understanding, Refused):
+        if out is not None:
+            write_lines(out, [{"text": text, "space": space, "refused": str(understanding)}])
+        raise understanding
+    result = answer(ArchitecturePipeline.load(space), understanding, n, seed)
+    records = result.records()
+    _say(understanding)
+    if out is not None:
+        write_lines(out, [understanding.record(), *records])
+    if draw is not None:
+        draw_all(result.architectures, Path(draw))
+    print_table(records)
+    if len(records) < n:
+        print(f"archgen: {len(records)} of {n}: there are no more", file=sys.stderr)
+
+
+def answer(pipeline: ArchitecturePipeline, understanding: Understanding, n: int, seed: int = 0) -> ArchitectureOutput:
+    """The architectures that fit a text best: different networks first, then other encodings of the same.
+
+    Args:
+        pipeline: A generator of the space that was spoken of.
+        understanding: What the text asks for.
+        n: How many.
+        seed: Seed of the sampler.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    result = pipeline(n=n, text=understanding, generator=generator)
+    if len(result.codes) < n:
+        more = pipeline(n=4 * n, text=understanding, distinct=False, generator=generator).codes
+        fresh = more[~(more[:, None] == result.codes).all(-1).any(-1)].unique(dim=0)[: n - len(result.codes)]
+        codes = torch.cat([result.codes, fresh])
+        result = ArchitectureOutput(pipeline.space.decode_all(codes), codes, result.drawn, understanding=understanding)
+    return result
+
+
+def describe(arch: str, space: str | None = None) -> None:
+    """Say in words what an architecture is.
+
+    Args:
+        arch: A native string, a file of JSON lines as `sample` writes, or - for standard input.
+        space: Name of the search space; found out if absent.
+    """
+    for architecture in read_architectures(arch, None if space is None else load_space(space)):
+        print(caption(architecture, facts_of(architecture.space.name)))
+
+
+def find(text: str, among: str, n: int = 10, out: str | None = None) -> None:
+    """Find the architectures that a text describes best, among given ones.
+
+    Args:
+        text: A request or a description.
+        among: File of JSON lines as `sample` writes, or of native strings.
+        n: How many to show.
+        out: File for them, the best first, one JSON object a line.
+    """
+    if not text.strip():
+        raise ValueError("the text says nothing; describe what is to be found")
+    architectures = read_architectures(among)
+    spaces = {one.space.name for one in architectures}
+    if len(spaces) > 1:
+        raise ValueError(f"{among} holds architectures of several spaces, {', '.join(sorted(spaces))}; search one")
+    space = architectures[0].space
+    codes = torch.stack([space.encode(one) for one in architectures])
+    best = ranked(text, space.name, codes)[:n]
+    result = ArchitectureOutput([architectures[index] for index in best.tolist()], codes[best], len(codes))
+    if out is not None:
+        write_lines(out, result.records())
+    print_table(result.records())
+
+
+@torch.inference_mode()
+def ranked(text: str, space: str, codes: torch.Tensor) -> torch.Tensor:
+    """Positions of encodings, best first: by embeddings, then by what is read in the text and the fine score."""
+    model, facts = text_model(), facts_of(space)
+    architectures = facts.space.decode_all(codes)
+    near = model.embed(architectures) @ model.embed_texts([text], space)[0]
+    order = near.argsort(descending=True, stable=True)
+    (understanding,) = understand([text], space)
+    close = order[:CLOSE]
+    if isinstance(understanding, Understanding):
+        meets = facts.holds(understanding.request, facts.of(codes))
+        order = order[(~meets[order]).long().argsort(stable=True)]
+        close = order[:CLOSE]
+        fit = understanding.score(codes[close])
+    else:
+        graphs = Batch.from_data_list([architectures[index].to_pyg() for index in close.tolist()])
+        fit = fine_scores(model, text, facts, graphs)
+    return torch.cat([close[fit.argsort(descending=True, stable=True)], order[CLOSE:]])
+
+
+def _say(understanding: Understanding) -> None:
+    """Tell what was understood, and what of it is unsure."""
+    record = understanding.record()
+    parts = [f"{one['predicate']} ({100 * one['confidence']:.0f} %)" for one in record["understood"]]
+    print(f"understood: {'; '.join(parts) or 'any architecture'}")
+    if understanding.unsure:
+        print(f"archgen: unsure of {'; '.join(understanding.unsure)}; to correct it: archgen sample "
+              f"{record['space']} --where \"{record['where']}\"", file=sys.stderr)  # fmt: skip

@@ -1,0 +1,631 @@
+"""Captions: what is true of architectures, put into words, and requests for them, with what they mean.
+
+Every text carries its meaning as predicates (see `vocabulary.py`), from which it is known exactly which architectures
+it is true of. Phrases are in `language.yaml`.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import yaml
+
+from archgen.graph import Architecture
+from archgen.numerals import find_numbers
+from archgen.vocabulary import MILLIONS, OPERATIONS, Facts, Predicate, Request
+
+HELD_OUT = 0.15  # share of phrases, and of nouns, that are kept from training
+LEAST_HELD = 6  # of a list with fewer phrases none is held out
+TYPOS, CASES = 0.15, 0.35  # shares of texts with slips of the keyboard, and in unusual case
+PREDICATES = (0.34, 0.40, 0.19, 0.07)  # shares of requests with one to four phrases
+START, MIDDLE, END = "\x01", "\x02", "\x03"  # around the number and the text of what is a number
+SPACE_WORDS = {
+    "tiny": [("params", "<=", "q10")], "small": [("params", "<=", "q30")],
+    "medium": [("params", ">=", "q40"), ("params", "<=", "q60")],
+    "large": [("params", ">=", "q80")], "huge": [("params", ">=", "q95")],
+    "fast": [("flops", "<=", "q30")], "micro": [("flops", "<=", "q10")], "expensive": [("flops", ">=", "q80")],
+    "not_large": [("params", "<", "q80")], "not_small": [("params", ">", "q30")],
+    "not_tiny": [("params", ">", "q10")], "accurate": [("accuracy", ">=", "q95")],
+}  # fmt: skip
+WORDS: dict[str, dict[str, list[tuple[str, str, Any]]]] = {
+    "nasbench201": SPACE_WORDS | {
+        "shallow": [("depth", "<=", 1.0)], "deep": [("depth", ">=", 3.0)],
+        "residual": [("skip", ">=", 1.0)], "resnet": [("skip", ">=", 1.0), ("conv3x3", ">=", 1.0)],
+        "plain": [("skip", "==", 0.0)], "vgg": [("skip", "==", 0.0), ("conv3x3", ">=", 1.0)],
+        "inception": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0), ("pool", ">=", 1.0)],
+        "convless": [("conv", "==", 0.0)], "dense": [("none", "==", 0.0)],
+        "both_convs": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0)],
+    },
+    "nasbench101": SPACE_WORDS | {
+        "shallow": [("depth", "<=", "q20")], "deep": [("depth", ">=", "q80")],
+        "inception": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0), ("pool", ">=", 1.0)],
+        "convless": [("conv", "==", 0.0)], "both_convs": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0)],
+    },
+    "mnasnet": SPACE_WORDS | {
+        "shallow": [("depth", "<=", "q20")], "deep": [("depth", ">=", "q80")],
+        "bigger_kernels": [("kernel3", "==", 0.0)],
+        "both_convs": [("kernel3", ">=", 1.0), ("kernel5", ">=", 1.0)],
+    },
+}  # fmt: skip
+COUNTED = {  # attributes that are counted, and the largest number worth saying
+    "nasbench201": {"conv3x3": 6, "conv1x1": 6, "pool": 6, "skip": 6, "none": 6, "conv": 6},
+    "nasbench101": {"conv3x3": 5, "conv1x1": 5, "pool": 5, "conv": 5, "ops": 5, "edges": 9},
+    "mnasnet": {"se": 7, "kernel3": 7, "kernel5": 7, "expand1": 7, "expand4": 7, "expand6": 7, "layers": 22},
+}
+ALL_OF = {"nasbench201": 6.0, "nasbench101": 0.0, "mnasnet": 7.0}  # as many as there can be of one kind
+
+
+@cache
+def language() -> dict[str, Any]:
+    """The phrases of `language.yaml`."""
+    return yaml.safe_load((Path(__file__).parent / "language.yaml").read_text(encoding="utf-8"))
+
+
+def is_held_out(phrase: str) -> bool:
+    """Whether a phrase is kept from training; decided by the phrase alone."""
+    return zlib.crc32(phrase.encode()) % 1000 < 1000 * HELD_OUT
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text and what it means.
+
+    Attributes:
+        text: The words.
+        request: Predicates that hold of exactly the architectures it is true of.
+        pointers: For each predicate, in order, the position among the numbers of the text of the one it takes.
+        kind: `request`, `unknown` (asks for what the space has no word for) or `unrelated`.
+        phrases: Which forms it is made of.
+    """
+
+    text: str
+    request: Request = ()
+    pointers: tuple[int | None, ...] = ()
+    kind: str = "request"
+    phrases: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass
+class Phrase:
+    """A part of a request.
+
+    Attributes:
+        role: `adj`, `np`, `post` or `say`.
+        text: Words with numbers marked.
+        clauses: What it means; numbers that are said are keyed by their mark.
+        key: Where in `language.yaml` it comes from.
+    """
+
+    role: str
+    text: str
+    clauses: list[list[tuple[tuple[str, ...], str, Any]]]
+    key: str
+
+
+class Number:
+    """A number that is said, and how."""
+
+    def __init__(self, mark: int, value: float):
+        self.mark, self.value = mark, value
+
+
+class Writer:
+    """Writes requests for the architectures of one space.
+
+    Args:
+        facts: Of the space.
+        held_out: `without` phrases that are kept from training, `only` such ones where there are any, or `all`.
+    """
+
+    def __init__(self, facts: Facts, held_out: str = "without"):
+        self.facts, self.held_out, self.space = facts, held_out, facts.space.name
+        self.words, self.counted = WORDS[self.space], COUNTED[self.space]
+        self.nouns = {
+            name: [self._noun(one) for one in self._kept(forms)] for name, forms in language()["nouns"].items()
+        }
+        if self.space == "nasbench101":
+            self.nouns["pool"] = [self._noun(one) for one in self._kept(language()["nouns"]["maxpool"])]
+        kinds: dict[Callable[[Random], Phrase | None], int] = {
+            self._count: 20, self._present: 9, self._absent: 12, self._mostly: 5, self._few: 3, self._word: 22,
+            self._neither: 4, self._both: 4, self._one_of: 3, self._instead: 4, self._more: 6, self._together: 3,
+            self._depth: 5, self._params: 8, self._flops: 7,
+        }  # fmt: skip
+        if OPERATIONS[self.space]:
+            kinds[self._only] = 5
+        if ALL_OF[self.space]:
+            kinds[self._every] = 1
+        self.kinds, self.weights = list(kinds), list(kinds.values())
+        self._marks = 0
+
+    # ---- choosing ------------------------------------------------------------------------------------------------
+    def _kept(self, forms: list[str]) -> list[str]:
+        if len(forms) < LEAST_HELD or self.held_out == "all":
+            return forms
+        return [form for form in forms if is_held_out(form) == (self.held_out == "only")] or forms
+
+    @staticmethod
+    def _noun(entry: str) -> tuple[str, str]:
+        singular, _, plural = str(entry).partition("/")
+        return singular, plural or singular
+
+    def _form(self, random: Random, table: Mapping[str, list[str]]) -> tuple[str, str]:
+        """Role and phrase: long lists are drawn from more often."""
+        forms = [(role, form) for role in ("adj", "np", "post", "say") for form in self._kept(table.get(role) or [])]
+        role, form = random.choice(forms)
+        return role, _alternative(str(form), random)
+
+    def _number(self, value: float, words: str, marked: dict[str, Number], slot: str) -> str:
+        self._marks += 1
+        marked[slot] = Number(self._marks, value)
+        return f"{START}{self._marks}{MIDDLE}{words}{END}"
+
+    def _attribute(self, random: Random, but: tuple[str, ...] = ()) -> str:
+        return random.choice(
+            [name for name in self.counted if name not in but and name not in ("layers", "edges", "ops")]
+        )
+
+    def _plural(self, random: Random, attribute: str) -> str:
+        return random.choice(self.nouns[attribute])[1]
+
+    # ---- kinds of phrases ----------------------------------------------------------------------------------------
+    def _fill(self, form: str, random: Random, attribute: str, n: float | None = None) -> str:
+        singular, plural = random.choice(self.nouns[attribute])
+        return form.replace("{N}", singular if n == 1 else plural).replace("{P}", plural).replace("{S}", singular)
+
+    def _count(self, random: Random) -> Phrase:
+        attribute = random.choice(list(self.counted))
+        compare = random.choices(["==", ">=", "<=", ">", "<", "!=", "range", "either"], [34, 18, 16, 8, 8, 2, 9, 5])[0]
+        role, form = self._form(random, language()["count"][compare])
+        most = self.counted[attribute]
+        low = 7 if attribute == "layers" else 0
+        n = random.randint(low, most) if random.random() > 0.04 else random.randint(most, most + 6)
+        m = min(n + random.randint(1, 3), most + 2)
+        return self._numeric(
+            random, role, self._fill(form, random, attribute, n), (attribute,), compare, n, m, "count"
+        )
+
+    def _numeric(
+        self, random: Random, role: str, form: str, names: tuple[str, ...], compare: str, n: float, m: float, key: str,
+        spell: Callable[[float, Random], str] | None = None,
+    ) -> Phrase:  # fmt: skip
+        marked: dict[str, Number] = {}
+        spell = spell or _small_number
+        for slot, value in (("n", n), ("m", m)):
+            if "{" + slot + "}" in form:
+                form = form.replace("{" + slot + "}", self._number(value, spell(value, random), marked, slot))
+        if compare == "range":
+            clauses = [[(names, ">=", marked["n"])], [(names, "<=", marked["m"])]]
+        elif compare == "either":
+            clauses = [[(names, "==", marked["n"]), (names, "==", marked["m"])]]
+        else:
+            clauses = [[(names, compare, marked["n"])]]
+        return Phrase(role, form, clauses, f"{key} {compare}")
+
+    def _of_one(self, random: Random, kind: str, compare: str, number: float, names: tuple[str, ...] = ()) -> Phrase:
+        attribute = random.choice(names) if names else self._attribute(random)
+        role, form = self._form(random, language()[kind])
+        return Phrase(role, self._fill(form, random, attribute), [[((attribute,), compare, number)]], kind)
+
+    def _present(self, random: Random) -> Phrase:
+        return self._of_one(random, "present", ">=", 1.0)
+
+    def _absent(self, random: Random) -> Phrase:
+        if random.random() < 0.04:  # to do without what the space lacks anyway asks for nothing
+            role, form = self._form(random, language()["absent"])
+            lacking = random.choice(
+                [*language()["unknown"], *language()["unknown_" + self.space.removeprefix("nasbench")]]
+            )
+            lacking = re.sub(r"^(an?|the) |\{n\} ", "", lacking)
+            return Phrase(role, re.sub(r"\{[NPS]\}", lambda _: lacking, form), [], "absent unknown")
+        return self._of_one(random, "absent", "==", 0.0)
+
+    def _mostly(self, random: Random) -> Phrase:
+        return self._of_one(random, "mostly", ">=", 4.0)
+
+    def _few(self, random: Random) -> Phrase:
+        return self._of_one(random, "few", "<=", 2.0, ("conv",) if "conv" in self.counted else ())
+
+    def _every(self, random: Random) -> Phrase:
+        return self._of_one(random, "every", "==", ALL_OF[self.space], tuple(n for n in self.counted if n != "layers"))
+
+    def _only(self, random: Random) -> Phrase:
+        operations = OPERATIONS[self.space]
+        attribute = random.choice([*operations, "conv"])
+        role, form = self._form(random, language()["only"])
+        own = self.facts.expand((attribute,))
+        clauses = [[((attribute,), ">=", 1.0)], *([((name,), "==", 0.0)] for name in operations if name not in own)]
+        return Phrase(role, self._fill(form, random, attribute), clauses, "only")
+
+    def _pair(self, random: Random, kind: str) -> tuple[str, str, str, str]:
+        """Role, filled phrase, and the two attributes."""
+        a = self._attribute(random)
+        overlapping = [name for name in self.counted if set(self.facts.expand((name,))) & set(self.facts.expand((a,)))]
+        b = self._attribute(random, tuple(overlapping))
+        role, form = self._form(random, language()[kind])
+        return role, form.replace("{A}", self._plural(random, a)).replace("{B}", self._plural(random, b)), a, b
+
+    def _neither(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "neither")
+        return Phrase(role, text, [[((a,), "==", 0.0)], [((b,), "==", 0.0)]], "neither")
+
+    def _both(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "both")
+        return Phrase(role, text, [[((a,), ">=", 1.0)], [((b,), ">=", 1.0)]], "both")
+
+    def _one_of(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "one_of")
+        return Phrase(role, text, [[((a,), ">=", 1.0), ((b,), ">=", 1.0)]], "one_of")
+
+    def _instead(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "without_but")
+        return Phrase(role, text, [[((a,), ">=", 1.0)], [((b,), "==", 0.0)]], "without_but")
+
+    def _more(self, random: Random) -> Phrase:
+        kind, compare = random.choices([("more", ">"), ("equal", "=="), ("at_least_as", ">=")], [6, 3, 1])[0]
+        role, text, a, b = self._pair(random, kind)
+        return Phrase(role, text, [[((a,), compare, (b,))]], kind)
+
+    def _together(self, random: Random) -> Phrase:
+        compare = random.choice(["==", ">=", "<="])
+        role, text, a, b = self._pair(random, "together")
+        text = text.replace(
+            "{q}", {"==": random.choice(["{n}", "exactly {n}"]), ">=": "at least {n}", "<=": "at most {n}"}[compare]
+        )
+        n = random.randint(1, max(self.counted[a], 5))
+        return self._numeric(random, role, text, (a, b), compare, n, n, "together")
+
+    def _depth(self, random: Random) -> Phrase:
+        compare = random.choices(["==", ">=", "<=", ">", "<"], [6, 3, 3, 1, 1])[0]
+        role, form = self._form(random, language()["depth"][compare])
+        n = round(float(random.choice(self.facts.table["depth"].unique().tolist()[1:])))
+        return self._numeric(random, role, form, ("depth",), compare, n, n, "depth")
+
+    def _costly(self, random: Random, name: str) -> Phrase:
+        compare = random.choices(["<=", "<", ">=", ">", "range"], [7, 7, 3, 5, 4])[0]
+        role, form = self._form(random, language()[name][compare])
+        unit = str(random.choice(self._kept(language()[name]["units"])))
+        values = self.facts.table[name]
+        n, m = sorted(float(values[random.randrange(len(values))]) for _ in range(2))
+        n, m = _rounded(n, random), _rounded(max(m, n * 1.05), random)
+        spell = (lambda value, random: _large_number(value, random, unit)) if name == "flops" else _large_number
+        form = form.replace("{n} {u}", "{n} {u}").replace("{u}", unit)
+        phrase = self._numeric(random, role, form, (name,), compare, n, m, name, spell)
+        return phrase
+
+    def _params(self, random: Random) -> Phrase:
+        return self._costly(random, "params")
+
+    def _flops(self, random: Random) -> Phrase:
+        return self._costly(random, "flops")
+
+    def _word(self, random: Random) -> Phrase:
+        weights = [
+            3 if name in ("small", "large", "fast", "deep", "shallow", "tiny", "huge") else 1 for name in self.words
+        ]
+        name = random.choices(list(self.words), weights)[0]
+        table = language()["both_convs"] if name == "both_convs" else language()["words"][name]
+        role, form = self._form(random, table)
+        return Phrase(role, form, [[((a,), compare, right)] for a, compare, right in self.words[name]], name)
+
+    # ---- whole texts ---------------------------------------------------------------------------------------------
+    def request(self, random: Random, kinds: int | None = None) -> Text:
+        """A request of one to four phrases.
+
+        Args:
+            random: Source of randomness.
+            kinds: Number of phrases.
+        """
+        for _ in range(100):
+            count = kinds or random.choices([1, 2, 3, 4], PREDICATES)[0]
+            phrases = [draw(random) for draw in random.choices(self.kinds, self.weights, k=count)]
+            named = [
+                {name for clause in phrase.clauses for names, _, _ in clause for name in names} for phrase in phrases
+            ]
+            repeated = sum(map(len, named)) > len(set().union(*named))
+            if repeated and random.random() > 0.08:  # some contradict themselves
+                continue
+            if (text := self._compose(phrases, random)) is not None:
+                return text
+        raise RuntimeError("no request could be written")
+
+    def _compose(self, phrases: list[Phrase], random: Random) -> Text | None:
+        """Words in some order; None where a number cannot be read back."""
+        words = language()["frame"]
+        style = random.random()
+        random.shuffle(phrases)
+        head = random.choice(words["head"])
+        if style < 0.45:  # one noun phrase
+            adjectives = [phrase for phrase in phrases if phrase.role == "adj"]
+            behind = sorted(
+                (phrase for phrase in phrases if phrase.role != "adj"), key=lambda phrase: phrase.role == "say"
+            )
+            raw = " ".join([random.choice(words["open"]), ", ".join(p.text for p in adjectives), head])
+            linked = ""
+            for phrase in behind:
+                if phrase.role == "np":
+                    raw += (
+                        random.choice([" and ", ", ", ", and ", " plus ", " but "])
+                        if linked == "np"
+                        else random.choice([" with ", " with ", " that has ", " having ", ": "])
+                    ) + phrase.text
+                elif phrase.role == "post":
+                    raw += random.choice([" ", " ", " and " if linked else " ", ", "]) + phrase.text
+                else:
+                    raw += random.choice([", ", ". ", "; ", " - ", " and "]) + phrase.text
+                linked = phrase.role
+        else:  # telegraphic, in any order
+            join = random.choice(words["join"])
+            parts = [
+                f"{phrase.text} {head}" if phrase.role == "adj" and random.random() < 0.4 else phrase.text
+                for phrase in phrases
+            ]
+            if style > 0.85:
+                parts[0] = (
+                    f"{random.choice(words['open'])} {head} {parts[0]}" if phrases[0].role == "post" else parts[0]
+                )
+            raw = "".join(
+                part + (random.choice([join, join, random.choice(words["join"])]) if i < len(parts) - 1 else "")
+                for i, part in enumerate(parts)
+            )
+        story = random.choice(words["story"])
+        if story:
+            raw = (
+                f"{raw}{random.choice([' ', ', ', '. '])}{story}"
+                if random.random() < 0.7
+                else f"{story}{random.choice([', ', ': ', '. '])}{raw}"
+            )
+        if random.random() < 0.2:
+            raw += random.choice([".", "!", "?", " please", " pls", " thx"])
+        return self._finished(raw, phrases, random)
+
+    def _finished(self, raw: str, phrases: list[Phrase], random: Random, kind: str = "request") -> Text | None:
+        raw = re.sub(r"\ba (?=(\x01\d+\x02)?[aeiouAEIOU])", "an ", re.sub(r"\s+", " ", raw).strip())
+        raw = _noisy(raw, random)
+        text, spans = _unmarked(raw)
+        mentions = find_numbers(text)
+        place = {}
+        for mark, (start, end) in spans.items():
+            inside = [i for i, one in enumerate(mentions) if one.start < end and start < one.end]
+            if len(inside) != 1:
+                return None
+            place[mark] = inside[0]
+        request, pointers = [], []
+        for phrase in sorted(phrases, key=lambda phrase: raw.find(phrase.text[:12])):
+            for clause in phrase.clauses:
+                alternatives = []
+                for names, compare, right in clause:
+                    pointer = None
+                    if isinstance(right, Number):
+                        mention = mentions[pointer := place[right.mark]]
+                        right = mention.in_millions() if names[0] in MILLIONS else mention.value
+                    pointers.append(pointer)
+                    alternatives.append(Predicate(names, compare, right))
+                request.append(tuple(alternatives))
+        return Text(text, tuple(request), tuple(pointers), kind, frozenset(phrase.key for phrase in phrases))
+
+    def anything(self, random: Random) -> Text:
+        """A request for an architecture that says no more."""
+        words = language()["frame"]
+        text = random.choice(self._kept(words["any"]))
+        if random.random() < 0.4:
+            text = f"{random.choice(words['open'])} {random.choice(words['head'])} {random.choice(words['story'])}"
+        return self._finished(text, [], random)
+
+    def unknown(self, random: Random) -> Text:
+        """A request for what the space has no word for, perhaps beside what it has."""
+        own = language()["unknown_" + self.space.removeprefix("nasbench")]
+        lacking = random.choice(self._kept(language()["unknown"]) if random.random() < 0.7 else self._kept(own))
+        lacking = lacking.replace("{n}", str(random.choice([2, 3, 4, 8, 12, 16])))
+        template = random.choice(
+            [
+                "with {x}",
+                "using {x}",
+                "it needs {x}",
+                "with {x} please",
+                "{x}",
+                "that uses {x}",
+                "containing {x}",
+                "I want {x}",
+                "add {x}",
+                "based on {x}",
+                "including {x}",
+                "{x} is a must",
+                "that has {x}",
+                "with {x} inside",
+            ]
+        )
+        phrase = Phrase("post", template.replace("{x}", lacking), [], "unknown")
+        others = [draw(random) for draw in random.choices(self.kinds, self.weights, k=random.choice([0, 1, 1, 2]))]
+        text = self._compose([phrase, *others], random)
+        return self.unknown(random) if text is None else replace(text, request=(), pointers=(), kind="unknown")
+
+    def unrelated(self, random: Random) -> Text:
+        """A text that asks for no architecture."""
+        bank = language()["unrelated"]
+        text = _alternative(str(random.choice(self._kept(bank["texts"]))), random)
+        while "{o}" in text:
+            text = text.replace("{o}", random.choice(bank["objects"]), 1)
+        while "{n}" in text:
+            text = text.replace("{n}", _small_number(random.randint(0, 12), random), 1)
+        if random.random() < 0.35:
+            extra = _alternative(str(random.choice(self._kept(bank["texts"]))), random)
+            text += random.choice([" ", ". ", ", "]) + extra.replace("{o}", random.choice(bank["objects"])).replace(
+                "{n}", "3"
+            )
+        if random.random() < 0.15:
+            text = f"{random.choice(language()['frame']['story'])} {text}"
+        return Text(_noisy(text, random).strip() or "?", kind="unrelated", phrases=frozenset(["unrelated"]))
+
+
+def _alternative(form: str, random: Random) -> str:
+    """One choice of each (a|b)."""
+    while match := re.search(r"\(([^()|]*(?:\|[^()|]*)+)\)", form):
+        form = form[: match.start()] + random.choice(match[1].split("|")) + form[match.end() :]
+    return form
+
+
+SMALL = "zero one two three four five six seven eight nine ten eleven twelve".split()
+
+
+def _small_number(value: float, random: Random) -> str:
+    value = int(value)
+    if value == 2 and random.random() < 0.06:
+        return random.choice(["a couple of", "a pair of"])
+    if value == 1 and random.random() < 0.1:
+        return "a single"
+    return SMALL[value] if value < len(SMALL) and random.random() < 0.5 else str(value)
+
+
+def _rounded(value: float, random: Random) -> float:
+    """A number as people say it, with one to three digits that count."""
+    return float(f"{value:.{random.choice([1, 2, 2, 3])}g}")
+
+
+def _large_number(value: float, random: Random, unit: str = "") -> str:
+    """Millions in one of the ways in which they are written."""
+    absolute = round(value * 1e6)
+    forms = [f"{value:g}M", f"{value:g} million", f"{value:g}m", f"{value:g} M", f"{absolute}", f"{absolute:,}"]
+    if value < 1:
+        forms += [f"{value * 1000:g}k", f"{value * 1000:g}K", f"{value * 1000:g} thousand", f"{value * 1000:g} k"] * 2
+    if value >= 10:
+        forms += [
+            f"{value:g}M",
+            f"{value:g} million",
+            f"{value / 1000:g}G",
+            f"{value / 1000:g} billion",
+            f"{value:g}e6",
+        ]
+    if value == 1:
+        forms += ["one million", "a million", "1 million"]
+    forms += {0.5: ["half a million"], 0.25: ["a quarter of a million"], 0.75: ["three quarters of a million"]}.get(
+        value, []
+    )
+    forms += {
+        0.3: ["three hundred thousand", "a third of a million"],
+        0.2: ["two hundred thousand", "a fifth of a million"],
+        0.1: ["a hundred thousand"],
+        0.4: ["four hundred thousand"],
+    }.get(value, [])
+    if value == int(value) and value <= 12:
+        forms += [f"{SMALL[int(value)]} million"]
+    forms += {
+        20: ["twenty million"],
+        30: ["thirty million"],
+        40: ["forty million"],
+        50: ["fifty million"],
+        100: ["a hundred million", "one hundred million"],
+    }.get(value, [])
+    if unit.lower() in ("flops", "macs", "flop", "madds"):
+        forms += [f"{value:g} M", f"{value:g}M", f"{value:g}"]
+    return random.choice(forms)
+
+
+def _noisy(raw: str, random: Random) -> str:
+    """Slips of the keyboard and unusual case, outside of numbers and kernels."""
+    pieces = re.split(rf"({START}\d+{MIDDLE}[^{END}]*{END}|\d\s?[x\u00d7]\s?\d)", raw)
+    if random.random() < TYPOS:
+        for _ in range(random.choice([1, 1, 2, 3])):
+            index = 2 * random.randrange((len(pieces) + 1) // 2)
+            pieces[index] = _slip(pieces[index], random)
+    case = random.random()
+    if case < CASES:
+        change = str.lower if case < 0.28 else str.upper if case < 0.31 else str.capitalize
+        pieces = [change(piece) if not i % 2 or case < 0.31 else piece for i, piece in enumerate(pieces)]
+    return "".join(pieces)
+
+
+def _slip(text: str, random: Random) -> str:
+    words = [match for match in re.finditer(r"[a-zA-Z]{5,}", text)]
+    if not words:
+        return text
+    match = random.choice(words)
+    word, at = match[0], random.randrange(1, len(match[0]) - 1)
+    slips = [
+        word[:at] + word[at + 1 :],
+        word[:at] + word[at] + word[at:],
+        word[: at - 1] + word[at] + word[at - 1] + word[at + 1 :],
+        word[:at] + random.choice("abcdefghijklmnopqrstuvwxyz") + word[at + 1 :],
+    ]
+    return text[: match.start()] + random.choice(slips) + text[match.end() :]
+
+
+def _unmarked(raw: str) -> tuple[str, dict[int, tuple[int, int]]]:
+    """The text without marks, and where each marked number is."""
+    text, spans, position = "", {}, 0
+    for match in re.finditer(rf"{START}(\d+){MIDDLE}([^{END}]*){END}", raw):
+        text += raw[position : match.start()]
+        spans[int(match[1])] = (len(text), len(text) + len(match[2]))
+        text += match[2]
+        position = match.end()
+    return text + raw[position:], spans
+
+
+# ---- architectures in words -----------------------------------------------------------------------------------------
+LABELS = {
+    "nor_conv_3x3": "3x3 convolution", "nor_conv_1x1": "1x1 convolution", "avg_pool_3x3": "average pooling",
+    "skip_connect": "skip connection", "none": "empty edge", "conv3x3-bn-relu": "3x3 convolution",
+    "conv1x1-bn-relu": "1x1 convolution", "maxpool3x3": "max pooling",
+}  # fmt: skip
+
+
+def describe(architecture: Architecture, facts: Facts, random: Random | None = None) -> str:
+    """What is true of an architecture, in words: counts, depth, size, compute, and how it is wired.
+
+    Args:
+        architecture: What to describe.
+        facts: Of its space.
+        random: Chooses words, order and what is left out; everything in a fixed order if absent.
+    """
+    values = {name: value.item() for name, value in facts.of(facts.space.encode(architecture)[None]).items()}
+    counts = [_counted(name, int(values[name]), facts, random) for name in values if name not in ("depth", *MILLIONS)]
+    depth = "no path from input to output" if values["depth"] < 0 else f"depth {values['depth']:.0f}"
+    costs = [depth, f"{values['params']:.3g} million parameters", f"{values['flops']:.3g} million multiply-adds"]
+    sentences = [f"It has {_listed(counts)}.", f"It has {_listed(costs)}.", wiring(architecture)]
+    if random is not None:
+        random.shuffle(counts)
+        sentences[0] = (
+            f"{random.choice(['It has', 'A cell with', 'A network of', 'Made of', 'With'])} {_listed(counts)}."
+        )
+        random.shuffle(sentences)
+        sentences = [one for one in sentences if random.random() < 0.7] or sentences[:1]
+    return " ".join(sentences)
+
+
+def wiring(architecture: Architecture) -> str:
+    """Every operation of an architecture and what it works on, in words."""
+    last = len(architecture.nodes) - 1
+    name = {0: "the input", **{index: f"operation {index}" for index in range(1, last)}}
+    sources = {index: [name[s] for s, t in architecture.edges if t == index] for index in range(1, last + 1)}
+    parts = []
+    for index in range(1, last):
+        node = architecture.nodes[index]
+        kind = LABELS.get(node.op, node.op.replace("_", " "))
+        details = [
+            f"{key.replace('_', ' ')} {('no', 'yes')[value] if isinstance(value, bool) else value}"
+            for key, value in node.attributes
+        ]
+        kind = f"{kind} with {_listed(details)}" if details else kind
+        parts.append(f"{name[index]} is {kind} on {_listed(sources[index])}")
+    return f"{'; '.join(parts)}; the output takes {_listed(sources[last])}.".removeprefix("; ").capitalize()
+
+
+def _counted(attribute: str, number: int, facts: Facts, random: Random | None) -> str:
+    nouns = language()["nouns"]["maxpool" if attribute == "pool" and facts.space.name == "nasbench101" else attribute]
+    singular, plural = Writer._noun(nouns[0] if random is None else random.choice(nouns))
+    words = (SMALL[number] if number < len(SMALL) else str(number)) if random is None else _small(number, random)
+    return f"{'no' if number == 0 else words} {singular if number == 1 else plural}"
+
+
+def _small(number: int, random: Random) -> str:
+    return SMALL[number] if number < len(SMALL) and random.random() < 0.5 else str(number)
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

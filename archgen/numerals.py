@@ -1,0 +1,143 @@
+"""Numerals: numbers in running text, as digits or words, with their magnitudes: 350k, 0.35M, a third of a million."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+UNITS = {
+    word: value
+    for value, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen".split()
+    )
+}
+TENS = {
+    word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
+}
+SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9}
+SINGLE = {
+    "single": 1.0,
+    "once": 1.0,
+    "twice": 2.0,
+    "thrice": 3.0,
+    "couple": 2.0,
+    "pair": 2.0,
+    "dozen": 12.0,
+    "triple": 3.0,
+}
+MAGNITUDES = {
+    "k": 1e3, "thousand": 1e3, "thousands": 1e3, "kilo": 1e3, "m": 1e6, "mio": 1e6, "mil": 1e6, "mln": 1e6, "mm": 1e6,
+    "million": 1e6, "millions": 1e6, "mega": 1e6, "g": 1e9, "b": 1e9, "bn": 1e9, "billion": 1e9, "giga": 1e9,
+}  # fmt: skip
+FRACTIONS = {"half": 1 / 2, "third": 1 / 3, "quarter": 1 / 4, "fifth": 1 / 5, "tenth": 1 / 10,
+             "thirds": 1 / 3, "quarters": 1 / 4, "fifths": 1 / 5, "tenths": 1 / 10}  # fmt: skip
+
+_WORD = "|".join([*UNITS, *TENS, *SCALES])
+_KERNEL = re.compile(
+    r"(?<![\w.])(\d{1,2})\s?(?:[x\u00d7*]|by|-by-)\s?\1(?![\d.]|\s?[x\u00d7]\s?\d)|\b(one|three|five|seven)[\s-]by[\s-]\2\b"
+    r"|(?<=conv)(\d)x\3|(?<=pool_)(\d)x\4|(?<=conv_)(\d)x\5",
+    re.IGNORECASE,
+)
+_SUFFIX = r"(?P<suffix>k|m|g|b|mm|mio|mil|mln|bn|thousands?|millions?|billion|kilo|mega|giga)"
+_UNIT_GLUED = r"(?=flop|mac|mult|madd|param|ops|weight)"
+_DIGITS = re.compile(
+    rf"(?<![\w.,])(?:x\s?)?(?P<number>\d{{1,3}}(?:[,' ]\d{{3}})+(?!\d)(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)"
+    rf"(?P<exponent>e\+?\d{{1,2}})?(?:[\s-]?{_SUFFIX}(?:\b|{_UNIT_GLUED}))?(?=\W|$|x\b|x\s|th\b|flop|mac|param|layer|ops)",
+    re.IGNORECASE,
+)
+_WORDS = re.compile(
+    rf"\b(?P<fraction>(?:(?:a|one|two|three)[\s-])?(?:{'|'.join(FRACTIONS)})(?:\s+of)?\s+(?:an?|one)\s+(?P<of>million|billion|thousand|dozen|hundred))\b"
+    rf"|\b(?P<words>(?:an?\s+(?=million|billion|thousand|hundred|dozen))?(?:{_WORD})(?:(?:[\s-]+(?:and[\s-]+(?!a\s))?)(?:{_WORD}))*(?:\s+point(?:\s+(?:{_WORD}))+)?(?P<half>\s+and\s+a\s+half)?"
+    rf"(?:\s+(?:hundred|thousand|million|billion))?)\b"
+    rf"|\b(?P<single>{'|'.join(SINGLE)})\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One number in a text.
+
+    Attributes:
+        start: Of its characters.
+        end: Behind them.
+        value: The number.
+        magnitude: Whether a magnitude such as k or million was said, so that the value is absolute.
+    """
+
+    start: int
+    end: int
+    value: float
+    magnitude: bool
+
+    def in_millions(self) -> float:
+        """As a number of millions: what is said without a magnitude is absolute from 1,000 on."""
+        return self.value / 1e6 if self.magnitude or self.value >= 1000 else self.value
+
+
+def find_numbers(text: str) -> list[Mention]:
+    """All numbers in a text, from left to right; sizes of kernels such as 3x3 are none."""
+    kernels = [match.span() for match in _KERNEL.finditer(text)]
+    found: list[Mention] = []
+    for match in sorted([*_DIGITS.finditer(text), *_WORDS.finditer(text)], key=lambda match: match.start()):
+        start, end = match.span()
+        if any(start < e and s < end for s, e in kernels) or (found and start < found[-1].end):
+            continue
+        value, magnitude = _digits(match) if "number" in match.groupdict() else _words(match)
+        if value is not None:
+            found.append(Mention(start, end, value, magnitude))
+    return _shared(text, found)
+
+
+def _shared(text: str, found: list[Mention]) -> list[Mention]:
+    """In `100 to 150M` the first number is in millions too."""
+    result = list(found)
+    for index, (one, other) in enumerate(pairwise(found)):
+        between = text[one.end : other.start].strip().lower()
+        if other.magnitude and not one.magnitude and between in ("to", "and", "-", "\u2013", "or", "till"):
+            scale = 10 ** (3 * int((len(f"{int(other.value)}") - 1) // 3))
+            if one.value < 1000 and other.value >= 1e3:
+                result[index] = Mention(one.start, one.end, one.value * scale, True)
+    return result
+
+
+def _digits(match: re.Match[str]) -> tuple[float | None, bool]:
+    number = match["number"]
+    if re.fullmatch(r"\d{1,3}([,' ]\d{3})+(\.\d+)?", number):
+        number = re.sub(r"[,' ]", "", number)
+    value = float(number.replace(",", ".") + (match["exponent"] or ""))
+    suffix = (match["suffix"] or "").lower()
+    return value * MAGNITUDES.get(suffix, 1.0), bool(suffix) or bool(match["exponent"])
+
+
+def _words(match: re.Match[str]) -> tuple[float | None, bool]:
+    if match["single"]:
+        return SINGLE[match["single"].lower()], False
+    if match["fraction"]:
+        parts = re.findall(r"[a-z]+", match["fraction"].lower())
+        share = next(FRACTIONS[part] for part in parts if part in FRACTIONS)
+        times = {"two": 2, "three": 3}.get(parts[0], 1)
+        of = {"dozen": 12.0}.get(match["of"].lower()) or SCALES[match["of"].lower()]
+        return times * share * of, of >= 1000
+    return _spelled(re.findall(r"[a-z]+", match["words"].lower()))
+
+
+def _spelled(words: list[str]) -> tuple[float | None, bool]:
+    """Value of number words, and whether a thousand or more was among them."""
+    total, current, decimal, said = 0.0, 0.0, 0.0, False
+    for word in words:
+        if word == "point":
+            decimal = 0.1
+        elif word in SCALES:
+            if SCALES[word] == 100:
+                current = (current or 1) * 100
+            else:
+                total, current, said, decimal = total + (current or 1) * SCALES[word], 0.0, True, 0.0
+        elif word == "half":
+            total, current = (total * 1.5, current) if total else (total, current + 0.5)
+        elif word in UNITS or word in TENS:
+            number = UNITS.get(word, TENS.get(word, 0))
+            current, decimal = (current + number * decimal, decimal / 10) if decimal else (current + number, 0.0)
+    return total + current, said

@@ -1,0 +1,160 @@
+"""Reading: requests as sequences of tokens that a decoder writes, under a grammar that admits nothing else."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import cache
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from archgen.caption import Text
+from archgen.numerals import Mention, find_numbers
+from archgen.vocabulary import ATTRIBUTES, COMPARE, MILLIONS, SUMS, WISHES, Clause, Predicate, Request
+
+NUMBERS = 8  # of a text that can be pointed at
+MARKERS = [f"[unused{index}]" for index in range(NUMBERS)]  # tokens that stand before the numbers of a text
+SPACES = {name: f"[unused{NUMBERS + index}]" for index, name in enumerate(ATTRIBUTES)}  # and before the text
+ALL = list(dict.fromkeys([*(name for one in ATTRIBUTES.values() for name in one), *SUMS, *WISHES]))
+COSTS = ("depth", "params", "flops", *WISHES)  # what percentiles go with
+QUANTILES = [f"q{percent}" for percent in (10, 20, 30, 40, 60, 80, 95)]
+LITERALS = [str(number) for number in range(10)]
+POINTERS = [f"#{index}" for index in range(NUMBERS)]
+PAD, START, END, UNRELATED, UNKNOWN = "<pad>", "<start>", "<end>", "unrelated", "unknown"
+TOKENS = [PAD, START, END, UNRELATED, UNKNOWN, "+", "|", ";", *COMPARE, *ALL, *QUANTILES, *LITERALS, *POINTERS]
+INDEX = {token: index for index, token in enumerate(TOKENS)}
+SIGNS = {0xD7: "x", 0x2265: ">=", 0x2264: "<=", 0x2260: "!="}  # that normalization would keep or lose
+LONGEST = 48  # tokens of a request
+
+
+class Unreadable(ValueError):
+    """A request has no sequence of tokens: too many numbers, or too long."""
+
+
+# ---- texts ----------------------------------------------------------------------------------------------------------
+def prepared(text: str, space: str) -> tuple[str, list[Mention]]:
+    """The text as the encoder sees it, its numbers marked and written alike, and the numbers.
+
+    Args:
+        text: Whatever a user typed.
+        space: Name of the space that is spoken of.
+    """
+    text = unicodedata.normalize("NFKC", text.translate(SIGNS))
+    text = "".join(" " if unicodedata.category(letter)[0] == "C" else letter for letter in text)
+    text = re.sub(r"\[unused\d+\]", " ", text)
+    numbers = find_numbers(text)[:NUMBERS]
+    result, position = f"{SPACES[space]} ", 0
+    for marker, number in zip(MARKERS, numbers, strict=False):
+        result += f"{text[position : number.start]} {marker} {_canonical(number)} "
+        position = number.end
+    return result + text[position:], numbers
+
+
+def _canonical(number: Mention) -> str:
+    if not number.magnitude and number.value < 1000:
+        return f"{number.value:g}"
+    scale, name = (
+        (1e9, "billion") if number.value >= 1e9 else (1e6, "million") if number.value >= 1e6 else (1e3, "thousand")
+    )
+    return f"{number.value / scale:.4g} {name}"
+
+
+# ---- requests as tokens ---------------------------------------------------------------------------------------------
+def spelled(text: Text) -> list[str]:
+    """The tokens of what a text means.
+
+    Raises:
+        Unreadable: If there are none.
+    """
+    if text.kind != "request":
+        return [{"unknown": UNKNOWN, "unrelated": UNRELATED}[text.kind]]
+    tokens, pointers = [], iter(text.pointers)
+    for clause in text.request:
+        for place, one in enumerate(clause):
+            tokens += ["|" if place else ";"] if tokens else []
+            tokens += [*" + ".join(one.left).split(), one.compare]
+            pointer = next(pointers)
+            if pointer is not None:
+                tokens.append(f"#{pointer}")
+            elif isinstance(one.right, tuple):
+                tokens += " + ".join(one.right).split()
+            else:
+                tokens.append(one.right if isinstance(one.right, str) else f"{one.right:g}")
+    if len(tokens) > LONGEST - 2 or any(token not in INDEX for token in tokens):
+        raise Unreadable(f"no tokens for {text.text!r}")
+    return tokens
+
+
+def understood(tokens: list[str], numbers: list[Mention]) -> Request:
+    """The request that tokens spell; the inverse of `spelled`.
+
+    Args:
+        tokens: As the grammar admits them, without start and end.
+        numbers: Of the text.
+    """
+    clauses: list[Clause] = []
+    for part in " ".join(tokens).split(";"):
+        alternatives = [_predicate(one.split(), numbers) for one in part.split("|") if one.strip()]
+        clauses += [tuple(alternatives)] if alternatives else []
+    return tuple(clauses)
+
+
+def _predicate(tokens: list[str], numbers: list[Mention]) -> Predicate:
+    place = next(index for index, token in enumerate(tokens) if token in COMPARE)
+    left, right = tuple(tokens[:place:2]), tokens[place + 1 :]
+    value: float | str | tuple[str, ...]
+    if right[0].startswith("#"):
+        number = numbers[int(right[0][1:])]
+        value = number.in_millions() if left[0] in MILLIONS else number.value
+    elif right[0] in LITERALS:
+        value = float(right[0])
+    else:
+        value = right[0] if right[0] in QUANTILES else tuple(right[::2])
+    return Predicate(left, tokens[place], value)
+
+
+# ---- the grammar ----------------------------------------------------------------------------------------------------
+BEGIN, LEFT_COST, LEFT, LEFT_PLUS, AGAINST_COST, AGAINST, RIGHT, RIGHT_PLUS, VALUE, NEXT, LAST, DONE = range(12)
+
+
+@cache
+def transitions() -> Int[Tensor, "states tokens"]:
+    """State after each token in each state; -1 where the token is not admitted."""
+    table = torch.full((12, len(TOKENS)), -1)
+
+    def allow(state: int, tokens: list[str], following: int) -> None:
+        table[state, [INDEX[token] for token in tokens]] = following
+
+    others = [name for name in ALL if name not in COSTS]
+    for state in (BEGIN, NEXT):
+        allow(state, list(COSTS), LEFT_COST)
+        allow(state, others, LEFT)
+    allow(BEGIN, [UNRELATED, UNKNOWN], LAST)
+    allow(BEGIN, [END], DONE)
+    allow(LEFT_COST, list(COMPARE), AGAINST_COST)
+    allow(LEFT, list(COMPARE), AGAINST)
+    allow(LEFT, ["+"], LEFT_PLUS)
+    allow(LEFT_PLUS, others, LEFT)
+    allow(AGAINST_COST, [*QUANTILES, *LITERALS, *POINTERS], VALUE)
+    allow(AGAINST, [*LITERALS, *POINTERS], VALUE)
+    allow(AGAINST, others, RIGHT)
+    allow(RIGHT, ["+"], RIGHT_PLUS)
+    allow(RIGHT_PLUS, others, RIGHT)
+    for state in (RIGHT, VALUE):
+        allow(state, ["|", ";"], NEXT)
+        allow(state, [END], DONE)
+    allow(LAST, [END], DONE)
+    allow(DONE, [PAD], DONE)
+    return table
+
+
+def admitted(space: str, numbers: int) -> Bool[Tensor, " tokens"]:
+    """Which tokens can be used of a text with so many numbers, in a space."""
+    known = ATTRIBUTES[space]
+    own = [*known, *(name for name, parts in SUMS.items() if set(parts) <= set(known)), *WISHES]
+    result = torch.ones(len(TOKENS), dtype=torch.bool)
+    result[[INDEX[name] for name in ALL if name not in own]] = False
+    result[[INDEX[name] for name in POINTERS[numbers:]]] = False
+    return result

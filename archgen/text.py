@@ -1,0 +1,333 @@
+"""ArchBERT: text and architectures in one space, and a reader that turns text into predicates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.data import Batch, Data
+from torch_geometric.nn import DirGNNConv, SAGEConv
+from torch_geometric.utils import to_dense_batch
+from transformers import BertConfig, BertModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from archgen.graph import Architecture
+from archgen.hub import resolve
+from archgen.numerals import Mention
+from archgen.reading import (
+    BEGIN,
+    DONE,
+    END,
+    INDEX,
+    LONGEST,
+    PAD,
+    START,
+    TOKENS,
+    UNKNOWN,
+    UNRELATED,
+    admitted,
+    prepared,
+    transitions,
+    understood,
+)  # fmt: skip
+from archgen.space import SearchSpace, load_space
+from archgen.vocabulary import ATTRIBUTES, Request
+
+MOST_TOKENS = 96  # of a text; the rest is not read
+BEAM = 4
+NODES = 16  # positions of nodes that are told apart
+
+
+class ArchBERTConfig(PretrainedConfig):
+    """Sizes of an `ArchBERT`.
+
+    Args:
+        bert: Settings of the text encoder, as `BertConfig` takes them.
+        labels: Names of the operations and attribute values that architectures are made of.
+        width: Channels of nodes, of the reader and of the fine score.
+        shared: Dimensions of the space that text and architectures share.
+        depth: Rounds of messages between nodes, and blocks of reader and fine score.
+    """
+
+    model_type = "archbert"
+
+    def __init__(
+        self,
+        bert: dict[str, Any] | None = None,
+        labels: Sequence[str] = (),
+        width: int = 192,
+        shared: int = 256,
+        depth: int = 3,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.bert, self.labels = bert or {}, list(labels)
+        self.width, self.shared, self.depth = width, shared, depth
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to understand a text.
+
+    Attributes:
+        kind: `request`, `unknown` or `unrelated`.
+        request: What is asked for.
+        probability: That this is what was meant, of all that the reader considered.
+        confidences: For each clause of the request.
+    """
+
+    kind: str
+    request: Request
+    probability: float
+    confidences: tuple[float, ...]
+
+
+class GraphEncoder(nn.Module):
+    """Message passing along and against the edges of architectures.
+
+    Args:
+        n_labels: Operations and attribute values.
+        width: Channels of a node.
+        depth: Rounds of messages.
+    """
+
+    def __init__(self, n_labels: int, width: int, depth: int):
+        super().__init__()
+        self.embed = nn.Embedding(n_labels + 1, width)  # the last one: masked
+        self.place = nn.Embedding(NODES, width)
+        self.rounds = nn.ModuleList(DirGNNConv(SAGEConv(width, width, aggr="sum")) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth + 1))
+
+    def forward(
+        self, graphs: Data, rows: Int[Tensor, " labels"], masked: Bool[Tensor, " nodes"] | None = None
+    ) -> tuple[Float[Tensor, "graphs most width"], Bool[Tensor, "graphs most"]]:
+        """Embeddings of the nodes, padded to the largest graph, and where they are.
+
+        Args:
+            graphs: A batch with one-hot labels of one space.
+            rows: Which label of the model each label of the space is.
+            masked: Nodes whose labels are hidden.
+        """
+        h = graphs.x @ self.embed(rows)
+        if masked is not None:
+            h = torch.where(masked[:, None], self.embed.weight[-1], h)
+        first = graphs.ptr[graphs.batch]
+        h = h + self.place((torch.arange(len(h), device=h.device) - first).clamp(max=NODES - 1))
+        for norm, message in zip(self.norms, self.rounds, strict=False):
+            h = h + F.silu(message(norm(h), graphs.edge_index))
+        return to_dense_batch(self.norms[-1](h), graphs.batch)
+
+
+class ArchBERT(PreTrainedModel):
+    """A text encoder and a graph encoder that share a space, a fine score of pairs, and a reader of requests.
+
+    After ArchBERT (Akbari et al., CoNLL 2023, arXiv 2310.17737), with cross-attention between tokens and nodes, a
+    contrastive loss over all architectures that a text is true of, and predicates as the meaning of texts.
+
+    Args:
+        config: Sizes.
+    """
+
+    config_class = ArchBERTConfig
+    tokenizer: PreTrainedTokenizerFast
+
+    def __init__(self, config: ArchBERTConfig):
+        super().__init__(config)
+        width = config.width
+        self.bert = BertModel(BertConfig(**config.bert), add_pooling_layer=False)
+        hidden = self.bert.config.hidden_size
+        self.graphs = GraphEncoder(len(config.labels), width, config.depth)
+        self.text_head = nn.Linear(hidden, config.shared)
+        self.graph_head = nn.Sequential(
+            nn.Linear(2 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, config.shared)
+        )
+        self.memory = nn.Linear(hidden, width)
+        self.scale = nn.Parameter(torch.tensor(math.log(20.0)))
+
+        def blocks() -> nn.TransformerDecoder:
+            layer = nn.TransformerDecoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            return nn.TransformerDecoder(
+                layer,
+                config.depth - 1,
+                nn.LayerNorm(width),
+            )
+
+        self.reader, self.verifier = blocks(), blocks()
+        self.token, self.position = nn.Embedding(len(TOKENS), width), nn.Embedding(LONGEST, width)
+        self.token_head, self.score_head = nn.Linear(width, len(TOKENS)), nn.Linear(width, 1)
+        self.label_head = nn.Linear(width, len(config.labels))  # of masked nodes
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """The parts initialize themselves."""
+
+    # ---- loading -------------------------------------------------------------------------------------------------
+    @classmethod
+    def load(cls, checkpoint: str | Path) -> ArchBERT:
+        """A model with its tokenizer from a folder, or the name of a shipped checkpoint; executes no code from it."""
+        folder = resolve(checkpoint) / "text" if (Path(resolve(checkpoint)) / "text").is_dir() else Path(checkpoint)
+        try:
+            model = cls.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, local_files_only=True)
+            model.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # whatever the reader of the damaged part raises
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"the text model {folder} cannot be loaded: {type(error).__name__}: {reason}") from error
+        return model.eval()
+
+    # ---- text ----------------------------------------------------------------------------------------------------
+    def tokens(self, texts: Sequence[str], space: str) -> tuple[dict[str, Tensor], list[list[Mention]]]:
+        """Token ids and mask of texts, and the numbers of each."""
+        pairs = [prepared(text, space) for text in texts]
+        ids = self.tokenizer(
+            [text for text, _ in pairs], padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt"
+        )
+        return {key: ids[key].to(self.device) for key in ("input_ids", "attention_mask")}, [n for _, n in pairs]
+
+    def encode_tokens(
+        self, input_ids: Int[Tensor, "texts tokens"], attention_mask: Int[Tensor, "texts tokens"]
+    ) -> tuple[Float[Tensor, "texts tokens width"], Float[Tensor, "texts shared"]]:
+        """Tokens as reader and fine score see them, and the embedding of each text, of length one."""
+        hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
+        mask = attention_mask[..., None].float()
+        pooled = (hidden * mask).sum(1) / mask.sum(1)
+        return self.memory(hidden), F.normalize(self.text_head(pooled), dim=-1)
+
+    # ---- architectures -------------------------------------------------------------------------------------------
+    @cached_property
+    def _label_index(self) -> dict[str, int]:
+        return {label: index for index, label in enumerate(self.config.labels)}
+
+    def label_rows(self, space: SearchSpace) -> Int[Tensor, " labels"]:
+        """Which label of the model each node label of a space is."""
+        rows = [self._label_index[f"{name}={value}"] for name, value in space.node_labels]
+        return torch.tensor(rows, device=self.device)
+
+    def encode_graphs(
+        self, graphs: Data, rows: Int[Tensor, " labels"], masked: Bool[Tensor, " nodes"] | None = None
+    ) -> tuple[Float[Tensor, "graphs most width"], Bool[Tensor, "graphs most"], Float[Tensor, "graphs shared"]]:
+        """Nodes, where they are, and the embedding of each architecture, of length one."""
+        nodes, there = self.graphs(graphs, rows, masked)
+        last = there.sum(-1) - 1
+        ends = nodes[torch.arange(len(nodes), device=nodes.device), last]
+        pooled = torch.cat([(nodes * there[..., None]).sum(1) / 8, ends], -1)
+        return nodes, there, F.normalize(self.graph_head(pooled), dim=-1)
+
+    @torch.inference_mode()
+    def embed(self, architectures: Sequence[Architecture], batch_size: int = 2048) -> Float[Tensor, "archs shared"]:
+        """Embeddings of architectures of one space."""
+        rows = self.label_rows(architectures[0].space)
+        parts = []
+        for start in range(0, len(architectures), batch_size):
+            graphs = Batch.from_data_list([one.to_pyg() for one in architectures[start : start + batch_size]])
+            parts.append(self.encode_graphs(graphs.to(self.device), rows)[2])
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str], space: str) -> Float[Tensor, "texts shared"]:
+        """Embeddings of texts about one space."""
+        return self.encode_tokens(**self.tokens(texts, space)[0])[1]
+
+    def match(
+        self,
+        nodes: Float[Tensor, "pairs most width"],
+        there: Bool[Tensor, "pairs most"],
+        memory: Float[Tensor, "pairs tokens width"],
+        mask: Int[Tensor, "pairs tokens"],
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "pairs most width"]]:
+        """Log-odds that texts are true of architectures, by cross-attention, and the nodes seen in their light."""
+        seen = self.verifier(nodes, memory, tgt_key_padding_mask=~there, memory_key_padding_mask=mask == 0)
+        pooled = (seen * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+        return self.score_head(pooled)[:, 0], seen
+
+    # ---- reading -------------------------------------------------------------------------------------------------
+    def next_tokens(
+        self,
+        written: Int[Tensor, "texts length"],
+        memory: Float[Tensor, "texts tokens width"],
+        mask: Int[Tensor, "texts tokens"],
+    ) -> Float[Tensor, "texts length vocabulary"]:
+        """Logits of the token that follows each of those written."""
+        length = written.shape[1]
+        h = self.token(written) + self.position.weight[:length]
+        causal = torch.ones(length, length, dtype=torch.bool, device=h.device).triu(1)
+        h = self.reader(h, memory, tgt_mask=causal, memory_key_padding_mask=mask == 0)
+        return self.token_head(h)
+
+    @torch.inference_mode()
+    def read(self, texts: Sequence[str], space: str) -> list[list[Reading]]:
+        """The most probable ways to understand each text, the best first; beam search under the grammar."""
+        ids, numbers = self.tokens(texts, space)
+        memory, _ = self.encode_tokens(**ids)
+        admit = torch.stack([admitted(space, len(one)) for one in numbers]).to(self.device)
+        return self._beam(memory, ids["attention_mask"], admit, numbers)
+
+    def _beam(
+        self, memory: Tensor, mask: Tensor, admit: Bool[Tensor, "texts tokens"], numbers: list[list[Mention]]
+    ) -> list[list[Reading]]:
+        texts, table = len(memory), transitions().to(self.device)
+        written = torch.full((texts, BEAM, 1), INDEX[START], device=self.device)
+        state = torch.full((texts, BEAM), BEGIN, device=self.device)
+        steps = torch.zeros(texts, BEAM, 0, device=self.device)  # log-probability of each token
+        score = torch.full((texts, BEAM), -torch.inf, device=self.device)
+        score[:, 0] = 0
+        for _ in range(LONGEST - 1):
+            going = (state != DONE).any(-1).nonzero().flatten()
+            if not len(going):
+                break
+            logits = self.next_tokens(
+                written[going].flatten(0, 1),
+                memory[going].repeat_interleave(BEAM, 0),
+                mask[going].repeat_interleave(BEAM, 0),
+            )[:, -1].view(len(going), BEAM, -1)
+            allowed = (table[state[going]] >= 0) & admit[going][:, None]
+            finished = (state[going] == DONE)[..., None]
+            log = torch.where(allowed | finished, logits, -torch.inf).log_softmax(-1)
+            stay = torch.full_like(log, -torch.inf)
+            stay[..., INDEX[PAD]] = 0
+            log = torch.where(finished, stay, log)
+            total, flat = (score[going][..., None] + log).flatten(1).topk(BEAM, -1)
+            beam, token = flat // len(TOKENS), flat % len(TOKENS)
+            row = torch.arange(len(going), device=self.device)[:, None]
+            pad = written.new_full((texts, BEAM, 1), INDEX[PAD])
+            grown, paid = torch.cat([written, pad], -1), torch.cat([steps, steps.new_zeros(texts, BEAM, 1)], -1)
+            grown[going] = torch.cat([written[going][row, beam], token[..., None]], -1)
+            paid[going] = torch.cat([steps[going][row, beam], log[row, beam, token][..., None]], -1)
+            state[going], score[going] = table[state[going][row, beam], token], total
+            written, steps = grown, paid
+        score = score.masked_fill(state != DONE, -torch.inf)
+        return [self._readings(written[i, :, 1:], steps[i], score[i], numbers[i]) for i in range(texts)]
+
+    @staticmethod
+    def _readings(written: Tensor, steps: Tensor, score: Tensor, numbers: list[Mention]) -> list[Reading]:
+        """The beams of one text, equal requests joined."""
+        found: dict[tuple[str, Request], Reading] = {}
+        for row in score.argsort(descending=True).tolist():
+            if not score[row].isfinite():
+                continue
+            tokens = [TOKENS[index] for index in written[row].tolist() if TOKENS[index] not in (PAD, END)]
+            kind = tokens[0] if tokens and tokens[0] in (UNKNOWN, UNRELATED) else "request"
+            request = understood(tokens, numbers) if kind == "request" else ()
+            parts, spent = [0.0], steps[row].tolist()
+            for token, log in zip(tokens, spent, strict=False):
+                parts[-1] += log
+                if token == ";":
+                    parts.append(0.0)
+            sure = tuple(math.exp(part) for part in parts)[: max(1, len(request))]
+            key = (kind, tuple(sorted(request, key=str)))
+            probability = math.exp(score[row].item()) + (found[key].probability if key in found else 0.0)
+            first = found.get(key, Reading(kind, request, 0.0, sure))
+            found[key] = Reading(kind, first.request, probability, first.confidences)
+        return sorted(found.values(), key=lambda reading: -reading.probability)
+
+
+def all_labels() -> list[str]:
+    """Names of the node labels of all spaces that there are words for."""
+    labels = [f"{name}={value}" for space in ATTRIBUTES for name, value in load_space(space).node_labels]
+    return list(dict.fromkeys(labels))

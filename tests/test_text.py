@@ -1,0 +1,188 @@
+"""Text: numbers are read, requests mean what they say, tokens and predicates are one, refusals have reasons."""
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from archgen.caption import Writer, describe, is_held_out, language, wiring
+from archgen.constraint import Constraint, quantity
+from archgen.numerals import find_numbers
+from archgen.reading import DONE, END, INDEX, TOKENS, Unreadable, admitted, prepared, spelled, transitions, understood
+from archgen.space import load_space
+from archgen.vocabulary import ATTRIBUTES, Predicate, facts_of
+
+SPACES = tuple(ATTRIBUTES)
+
+
+# ---- numbers --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("less than 0.4M params", [4e5]),
+        ("350,000 weights", [350_000]),
+        ("a third of a million", [1e6 / 3]),
+        ("half a million or one and a half million", [5e5, 1.5e6]),
+        ("three 3x3 convs, 2 x 3x3, a couple of 1x1s", [3, 2, 2]),
+        ("100 and 150 MFLOPs", [1e8, 1.5e8]),
+        ("0.02 GFLOPs, 20MMACs, 1e6", [2e7, 2e7, 1e6]),
+        ("five hundred and twenty thousand", [520_000]),
+        ("three-by-three conv of depth 3", [3]),
+        ("one point two million", [1.2e6]),
+        ("no number here", []),
+    ],
+)
+def test_numbers_are_found_as_people_write_them(text, values):
+    assert [one.value for one in find_numbers(text)] == pytest.approx(values)
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_any_text_can_be_prepared(text):
+    words, numbers = prepared(text, "nasbench201")
+    assert isinstance(words, str)
+    assert len(numbers) <= 8
+
+
+def test_millions_are_said_in_many_ways():
+    for text in ("0.4M", "400k", "400,000", "0.4 million", "four hundred thousand", "400000", "0.4"):
+        assert find_numbers(f"under {text} params")[0].in_millions() == pytest.approx(0.4)
+
+
+# ---- what is asked --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("space", SPACES)
+def test_what_a_request_means_is_what_its_constraint_says(space):
+    facts, random = facts_of(space), Random(0)
+    writer = Writer(facts, "all")
+    codes = facts.members[:: max(1, len(facts.members) // 300)]
+    values = facts.of(codes)
+    for _ in range(60):
+        text = writer.request(random)
+        try:
+            met = Constraint(facts.constraint(text.request), facts.space).holds(codes)
+        except ValueError as error:  # depth alone is written as a number of the request's own
+            pytest.fail(f"{text.request}: {error}")
+        assert torch.equal(met, facts.holds(text.request, values)), text
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_tokens_spell_the_request_and_nothing_else(space):
+    facts, random = facts_of(space), Random(1)
+    writer = Writer(facts, "all")
+    for _ in range(300):
+        text = writer.request(random)
+        try:
+            tokens = spelled(text)
+        except Unreadable:
+            continue
+        _, numbers = prepared(text.text, space)
+        assert [list(map(str, clause)) for clause in understood(tokens, numbers)] == [
+            list(map(str, clause)) for clause in text.request
+        ]
+        state, allowed = 0, admitted(space, len(numbers))
+        for token in [*tokens, END]:
+            assert allowed[INDEX[token]], (token, text)
+            state = int(transitions()[state, INDEX[token]])
+            assert state >= 0, (token, tokens)
+        assert state == DONE
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_whatever_the_grammar_admits_is_a_request(space):
+    """Random walks through the grammar can all be read, and made constraints of."""
+    generator = torch.Generator().manual_seed(0)
+    _, numbers = prepared("between 2 and 3 of them, 0.4M", space)
+    allowed = admitted(space, len(numbers))
+    for _ in range(200):
+        state, tokens = 0, []
+        while state != DONE and len(tokens) < 40:
+            options = ((transitions()[state] >= 0) & allowed).nonzero().flatten()
+            token = int(options[torch.randint(len(options), (1,), generator=generator)])
+            state = int(transitions()[state, token])
+            tokens.append(TOKENS[token])
+        if state == DONE and tokens[0] not in ("unrelated", "unknown"):
+            facts_of(space).constraint(understood(tokens[:-1], numbers))
+
+
+def test_contradictions_are_written_sometimes():
+    facts, random = facts_of("nasbench201"), Random(2)
+    writer = Writer(facts, "all")
+    met = [facts.holds(writer.request(random).request, facts.table).any().item() for _ in range(300)]
+    assert 0.01 < 1 - sum(met) / len(met) < 0.25
+
+
+def test_held_out_phrases_are_in_no_training_text():
+    facts, random = facts_of("nasbench201"), Random(3)
+    unseen = [form for form in language()["absent"]["say"] if is_held_out(form)]
+    assert unseen
+    texts = [Writer(facts).request(random).text for _ in range(500)]
+    parts = [form.split("{")[0] for form in unseen if len(form.split("{")[0]) > 12]
+    assert not [text for text in texts for part in parts if part in text]
+
+
+# ---- facts ----------------------------------------------------------------------------------------------------------
+def test_facts_are_counts_of_the_native_string():
+    facts = facts_of("nasbench201")
+    rows = facts.members[::997]
+    values = facts.of(rows)
+    for row, cell in enumerate(facts.space.decode_all(rows)):
+        for name, op in (("conv3x3", "nor_conv_3x3"), ("skip", "skip_connect"), ("none", "none")):
+            assert values[name][row] == str(cell).count(op)
+
+
+def test_quantiles_are_values_of_the_space():
+    facts = facts_of("nasbench201")
+    for percent in (10, 30, 80):
+        level = facts.quantile("params", percent)
+        below = (facts.table["params"] <= level).double().mean()
+        assert below >= percent / 100 - 1e-12
+        assert (facts.table["params"] < level).double().mean() < percent / 100
+
+
+def test_a_quantity_is_linear_in_its_parts():
+    space = load_space("mnasnet")
+    codes = space.sample(50, torch.Generator().manual_seed(0))
+    layers = quantity(ATTRIBUTES["mnasnet"]["layers"], space)(codes)
+    expected = [sum(dict(node.attributes).get("layers", 0) for node in one.nodes) for one in space.decode_all(codes)]
+    assert layers.tolist() == expected
+
+
+def test_a_request_for_high_accuracy_is_a_wish():
+    facts = facts_of("nasbench201")
+    request = ((Predicate(("accuracy",), ">=", "q95"),),)
+    assert facts.constraint(request) == "depth >= 0"
+    assert facts.holds(request, facts.table).sum() == (facts.table["depth"] >= 0).sum()
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_descriptions_are_true(space):
+    """Numbers of a description are those of the architecture, and its wiring gives the graph back."""
+    facts = facts_of(space)
+    rows = facts.members[:: len(facts.members) // 20][:20]
+    values = facts.of(rows)
+    for row, cell in enumerate(facts.space.decode_all(rows)):
+        text = describe(cell, facts)
+        counts, costs, _ = text.split(". ", 2)
+        said = [one.value for one in find_numbers(counts.replace("no ", "0 "))]
+        names = [name for name in facts.attributes if name not in ("depth", "params", "flops")]
+        if space != "mnasnet":  # whose nouns hold numbers too
+            assert said == [values[name][row].item() for name in names]
+        assert f"{values['params'][row]:.3g} million parameters" in costs
+        edges = set()
+        for part in wiring(cell).rstrip(".").lower().split("; "):
+            head, _, sources = part.partition(" on ") if " is " in part else part.partition(" takes ")
+            target = len(cell.nodes) - 1 if "output" in head else int(head.split()[1])
+            for source in sources.replace(" and ", ", ").split(", "):
+                edges.add((0 if "input" in source else int(source.split()[-1]), target))
+        assert edges == set(cell.edges)
+
+
+def test_the_graded_queries_can_be_graded():
+    path = Path(__file__).parent / "queries.jsonl"
+    asked = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len([one for one in asked if one["predicates"][0] not in ("UNSAT", "OOS")]) >= 60
+    assert len({one["query"] for one in asked}) == len(asked)
