@@ -19,7 +19,7 @@ from torch_geometric.utils import to_dense_batch
 from transformers import BertConfig, BertModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from archgen.graph import Architecture
-from archgen.hub import resolve
+from archgen.hub import reading, shipped_folder
 from archgen.numerals import Mention
 from archgen.reading import (
     BEGIN,
@@ -41,7 +41,7 @@ from archgen.space import SearchSpace, load_space
 from archgen.vocabulary import ATTRIBUTES, Request
 
 MOST_TOKENS = 96  # of a text; the rest is not read
-BEAM = 4
+BEAM = 6
 NODES = 16  # positions of nodes that are told apart
 
 
@@ -80,13 +80,11 @@ class Reading:
         kind: `request`, `unknown` or `unrelated`.
         request: What is asked for.
         probability: That this is what was meant, of all that the reader considered.
-        confidences: For each clause of the request.
     """
 
     kind: str
     request: Request
     probability: float
-    confidences: tuple[float, ...]
 
 
 class GraphEncoder(nn.Module):
@@ -170,16 +168,22 @@ class ArchBERT(PreTrainedModel):
 
     # ---- loading -------------------------------------------------------------------------------------------------
     @classmethod
-    def load(cls, checkpoint: str | Path) -> ArchBERT:
-        """A model with its tokenizer from a folder, or the name of a shipped checkpoint; executes no code from it."""
-        folder = resolve(checkpoint) / "text" if (Path(resolve(checkpoint)) / "text").is_dir() else Path(checkpoint)
-        try:
-            model = cls.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, local_files_only=True)
-            model.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # whatever the reader of the damaged part raises
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"the text model {folder} cannot be loaded: {type(error).__name__}: {reason}") from error
-        return model.eval()
+    def load(cls, name: str | Path) -> ArchBERT:
+        """A model with its tokenizer from a folder, or a shipped one by its name; nothing in it is executed.
+
+        Raises:
+            ValueError: If there is none, or it is damaged.
+        """
+        shipped = shipped_folder("checkpoints") / str(name)
+        for folder in (Path(name), Path(name) / "text", shipped / "text"):
+            if (folder / "config.json").is_file():
+                with reading(folder):
+                    model = cls.from_pretrained(
+                        folder, use_safetensors=True, dtype=torch.float32, local_files_only=True
+                    )
+                    model.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+                return model.eval()
+        raise ValueError(f"no text model {str(name)!r}: it is a folder with a config.json, or the name 'archbert'")
 
     # ---- text ----------------------------------------------------------------------------------------------------
     def tokens(self, texts: Sequence[str], space: str) -> tuple[dict[str, Tensor], list[list[Mention]]]:
@@ -274,7 +278,6 @@ class ArchBERT(PreTrainedModel):
         texts, table = len(memory), transitions().to(self.device)
         written = torch.full((texts, BEAM, 1), INDEX[START], device=self.device)
         state = torch.full((texts, BEAM), BEGIN, device=self.device)
-        steps = torch.zeros(texts, BEAM, 0, device=self.device)  # log-probability of each token
         score = torch.full((texts, BEAM), -torch.inf, device=self.device)
         score[:, 0] = 0
         for _ in range(LONGEST - 1):
@@ -296,16 +299,15 @@ class ArchBERT(PreTrainedModel):
             beam, token = flat // len(TOKENS), flat % len(TOKENS)
             row = torch.arange(len(going), device=self.device)[:, None]
             pad = written.new_full((texts, BEAM, 1), INDEX[PAD])
-            grown, paid = torch.cat([written, pad], -1), torch.cat([steps, steps.new_zeros(texts, BEAM, 1)], -1)
+            grown = torch.cat([written, pad], -1)
             grown[going] = torch.cat([written[going][row, beam], token[..., None]], -1)
-            paid[going] = torch.cat([steps[going][row, beam], log[row, beam, token][..., None]], -1)
             state[going], score[going] = table[state[going][row, beam], token], total
-            written, steps = grown, paid
+            written = grown
         score = score.masked_fill(state != DONE, -torch.inf)
-        return [self._readings(written[i, :, 1:], steps[i], score[i], numbers[i]) for i in range(texts)]
+        return [self._readings(written[i, :, 1:], score[i], numbers[i]) for i in range(texts)]
 
     @staticmethod
-    def _readings(written: Tensor, steps: Tensor, score: Tensor, numbers: list[Mention]) -> list[Reading]:
+    def _readings(written: Tensor, score: Tensor, numbers: list[Mention]) -> list[Reading]:
         """The beams of one text, equal requests joined."""
         found: dict[tuple[str, Request], Reading] = {}
         for row in score.argsort(descending=True).tolist():
@@ -314,16 +316,9 @@ class ArchBERT(PreTrainedModel):
             tokens = [TOKENS[index] for index in written[row].tolist() if TOKENS[index] not in (PAD, END)]
             kind = tokens[0] if tokens and tokens[0] in (UNKNOWN, UNRELATED) else "request"
             request = understood(tokens, numbers) if kind == "request" else ()
-            parts, spent = [0.0], steps[row].tolist()
-            for token, log in zip(tokens, spent, strict=False):
-                parts[-1] += log
-                if token == ";":
-                    parts.append(0.0)
-            sure = tuple(math.exp(part) for part in parts)[: max(1, len(request))]
-            key = (kind, tuple(sorted(request, key=str)))
-            probability = math.exp(score[row].item()) + (found[key].probability if key in found else 0.0)
-            first = found.get(key, Reading(kind, request, 0.0, sure))
-            found[key] = Reading(kind, first.request, probability, first.confidences)
+            key = (kind, tuple(sorted(set(request), key=str)))
+            first = found.get(key, Reading(kind, request, 0.0))
+            found[key] = Reading(kind, first.request, first.probability + math.exp(score[row].item()))
         return sorted(found.values(), key=lambda reading: -reading.probability)
 
 

@@ -13,11 +13,12 @@ from torch_geometric.data import Batch
 
 from archgen.constraint import Infeasible
 from archgen.text import ArchBERT, Reading
-from archgen.vocabulary import Facts, Predicate, Request, countable, facts_of
+from archgen.vocabulary import Clause, Facts, Predicate, Request, countable, facts_of
 
 LONGEST_TEXT = 2_000  # letters
 UNSURE = 0.6  # below this confidence a predicate is said to be unsure
 PLAUSIBLE = 0.15  # a less probable reading is taken instead of one that nothing meets
+ALSO = 0.2  # a predicate of other readings that is this probable is met too, where that is possible
 STYLE = 0.02  # weight of the fine score beside a reading's probability
 NAMES = {
     "conv3x3": "3x3 convolutions", "conv1x1": "1x1 convolutions", "pool": "pooling", "skip": "skip connections",
@@ -38,7 +39,7 @@ class Understanding:
     Attributes:
         text: What was typed.
         request: The predicates, all of which hold of every result.
-        confidences: Of each clause of the request.
+        confidences: Of each clause of the request: how probable it is that this was meant.
         readings: All that were considered, the most probable first.
         facts: Of the space.
         model: The reader, whose fine score orders what meets the predicates.
@@ -154,9 +155,32 @@ def _decided(text: str, readings: list[Reading], facts: Facts, model: ArchBERT) 
             break
         reason = _impossible(reading.request, facts)
         if reason is None:
-            return Understanding(text, reading.request, reading.confidences, tuple(readings), facts, model)
+            chances = _chances(requests)
+            request = _with_likely(reading.request, chances, facts)
+            sure = tuple(chances[clause] for clause in request)
+            return Understanding(text, request, sure, tuple(readings), facts, model)
         first = first or Refused(reason)
     return first
+
+
+def _chances(readings: Sequence[Reading]) -> dict[Clause, float]:
+    """For each clause the share of the readings, by their probability, that hold it."""
+    total = sum(reading.probability for reading in readings)
+    chances: dict[Clause, float] = {}
+    for reading in readings:
+        for clause in dict.fromkeys(reading.request):
+            chances[clause] = chances.get(clause, 0.0) + reading.probability / total
+    return chances
+
+
+def _with_likely(request: Request, chances: dict[Clause, float], facts: Facts) -> Request:
+    """A request and what less probable readings add to it: who meets more misses less of what was meant."""
+    result = tuple(dict.fromkeys(request))
+    for clause in sorted(chances, key=chances.__getitem__, reverse=True):
+        more = (*result, clause)
+        if clause not in result and chances[clause] >= ALSO and facts.holds(more, facts.table).any():
+            result = more
+    return result
 
 
 def _impossible(request: Request, facts: Facts) -> str | None:
