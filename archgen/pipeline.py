@@ -19,7 +19,7 @@ from archgen.benchmark import Table
 from archgen.constraint import Bound, Constraint
 from archgen.denoiser import GraphDenoiser
 from archgen.graph import Architecture
-from archgen.guidance import CachedNetwork, Telling
+from archgen.guidance import CachedNetwork, Telling, unique_rows
 from archgen.hub import resolve
 from archgen.images import ImageSet
 from archgen.pareto import non_dominated, spread
@@ -474,9 +474,10 @@ class ArchitecturePipeline(DiffusionPipeline):
         self, codes: Int[Tensor, "found holes"], drawn: int, objectives: Objectives | None = None
     ) -> ArchitectureOutput:
         predicted = {}
+        different, inverse = unique_rows(codes)
         for predictor in self._predictors if len(codes) else []:
-            prediction = predictor.predict(codes)
-            moments = torch.stack([prediction.mean, prediction.std], -1)
+            prediction = predictor.predict(different)
+            moments = torch.stack([prediction.mean, prediction.std], -1)[inverse]
             predicted |= {name: moments[:, column] for column, name in enumerate(predictor.config.names)}
         return ArchitectureOutput(self.space.decode_all(codes), codes, drawn, objectives, predicted)
 

@@ -4,7 +4,8 @@ python sampling/check_steering.py            # OMP_NUM_THREADS=1 for one core; n
 
 Rewards: CIFAR-100 test accuracy; the same with a price on parameters; and a number drawn at random for each cell, of
 which nothing can be learned from neighbours. Strengths are those at which the exact distribution has an effective size
-(1 / sum of p^2) of 1,000, 100 and 10 cells.
+(1 / sum of p^2) of 1,000, 100 and 10 cells. Seconds are those of the
+processor, so that other work on the machine counts little.
 """
 
 from __future__ import annotations
@@ -72,12 +73,12 @@ def compare(pipeline: ArchitecturePipeline, value: Tensor, size: int, options: a
         codes = torch.stack([pipeline.space.encode(one) for one in architectures])
         return value[(codes * weights).sum(-1)]
 
-    started = time.perf_counter()
+    started = time.process_time()
     result = pipeline(
         n=options.n, reward=reward, strength=strength, particles=options.particles, distinct=False,
         batch_size=4096, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     drawn = torch.bincount((result.codes * weights).sum(-1), minlength=len(value)).double()
     share = drawn / drawn.sum()
     inside = share > 0
