@@ -290,6 +290,19 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         text: Text | None = None,
     ) -> Float[Tensor, "batch holes options"]:
         """What this network itself predicts, see `forward`."""
+        h = self.represent(x, t, intervals, reachable, text)
+        logits = torch.einsum("bhc,hoc->bho", h, self.head(self.word_of)) + self.head_bias
+        return logits.masked_fill(~self.valid, -torch.inf)
+
+    def represent(
+        self,
+        x: Int[Tensor, "batch holes"] | Float[Tensor, "batch holes options"],
+        t: Float[Tensor, " batch"] | None,
+        intervals: Float[Tensor, "#batch conditions 2"],
+        reachable: Float[Tensor, "batch conditions 2"] | None = None,
+        text: Text | None = None,
+    ) -> Float[Tensor, "batch holes width"]:
+        """What this network itself knows of each hole, from which it is filled; see `forward`."""
         words = self.embed_word(self.word_of)  # (H, O, C)
         if x.is_floating_point():
             h = torch.einsum("bho,hoc->bhc", x, words)
@@ -306,8 +319,7 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
             text = self._heard(text, len(h))
         for block in self.blocks:
             h = block(h, condition, bias, text)
-        logits = torch.einsum("bhc,hoc->bho", self.norm(h), self.head(self.word_of)) + self.head_bias
-        return logits.masked_fill(~self.valid, -torch.inf)
+        return self.norm(h)
 
     def _heard(self, text: Text | None, batch: int) -> Text:
         """The tokens of the text behind one that is always there, so that silence can be attended to."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from archgen.benchmark import Table
 from archgen.constraint import Bound, Constraint
 from archgen.denoiser import GraphDenoiser
+from archgen.gradient import NoisyPredictor, Pull
 from archgen.graph import Architecture
 from archgen.guidance import CachedNetwork, Telling, unique_rows
 from archgen.hub import resolve
@@ -37,6 +38,7 @@ from archgen.wishes import Wish, Wishes, merged
 IDLE_ROUNDS = 6  # ever larger batches without a new architecture before the search for more is given up
 SHARPER = 1.5  # guidance towards extremes, where nothing else is asked for
 LEAST_ROWS = 10  # of a table that something is to be learned from
+TOLD = 10_000  # members from which is learned what their noisy options say
 POPULATIONS = 16  # with a weighting of the objectives each, along a Pareto front
 
 
@@ -160,6 +162,7 @@ class ArchitecturePipeline(DiffusionPipeline):
         self.register_to_config(space=space, rows=rows or {})
         self.space = load_space(space)
         self._learned: PropertyPredictor | None = None
+        self._noisy: NoisyPredictor | None = None
 
     @classmethod
     def load(cls, checkpoint: str | Path) -> ArchitecturePipeline:
@@ -206,7 +209,8 @@ class ArchitecturePipeline(DiffusionPipeline):
     def learn(self, table: Table, columns: list[str], seed: int = 0) -> None:
         """Learn to predict measured properties, so that they can be asked for; the checkpoint stays as it is.
 
-        A fifth of the rows, 500 at most, is kept back to calibrate the confidence of bounds.
+        A fifth of the rows, 500 at most, is kept back to calibrate the confidence of bounds. For the
+        variance-exploding process, what was learned is taught on to a predictor of noisy options.
 
         Args:
             table: Of this pipeline's space.
@@ -224,6 +228,10 @@ class ArchitecturePipeline(DiffusionPipeline):
         kept, rest = rows.split([min(500, len(rows) // 5), len(rows) - min(500, len(rows) // 5)])
         predictor = PropertyPredictor(self.space, seed, columns).fit(table.codes[rest], labels[rest])
         self._learned = predictor.calibrate(table.codes[kept], labels[kept])
+        if isinstance(self.scheduler, VEScheduler):
+            told = self.space.sample(TOLD, torch.Generator().manual_seed(seed))
+            noisy = NoisyPredictor(self.space, self.scheduler, len(columns), seed)
+            self._noisy = noisy.fit(told, predictor.predict(told).mean)
 
     @torch.inference_mode()
     def __call__(
@@ -267,7 +275,8 @@ class ArchitecturePipeline(DiffusionPipeline):
                 larger, the more often they are drawn; NaN for never.
             strength: Weight of the reward or of what stands in its place, per unit of it: results follow
                 `p(x) exp(strength reward(x))`, where `p` is what would be drawn without. If absent, as much as leaves
-                one in a hundred.
+                one in a hundred. The variance-exploding process is bent so by the gradient of one property that was
+                learned from a table (DiffusionNAG's guidance) and needs a number.
             particles: Architectures that compete with each other while they are steered.
             task: A data set on which the networks are to be accurate, by a predictor learned from many small tasks;
                 for `nasbench201`.
@@ -315,11 +324,16 @@ class ArchitecturePipeline(DiffusionPipeline):
                 fit = wishes.promise(codes) if believed else understanding.score(codes)
                 codes = codes[fit.argsort(descending=True, stable=True)[:n]]
             return replace(self._output(codes, found.drawn), understanding=understanding)
-        self._check_steering(strength)
-        if len(objectives.names) > 1:
+        if strength is not None and not 0 <= strength < float("inf"):
+            raise ValueError(f"strength is a number of at least 0, got {strength!r}")
+        if isinstance(self.scheduler, VEScheduler):
+            sampler = replace(sampler, pull=self._pull(objectives, strength))
+        elif len(objectives.names) > 1:
             return self._front(n, sampler, objectives, particles)
 
         def steered(size: int, idle: int) -> Tensor:
+            if sampler.pull is not None:
+                return sampler.batch(size, idle)
             codes = sampler.steered(max(1, size // particles), particles, objectives, strength)
             return codes[objectives(codes)[:, 0].isfinite()]
 
@@ -392,11 +406,18 @@ class ArchitecturePipeline(DiffusionPipeline):
         known = ", ".join(dict.fromkeys([*self.conditions, *self.space.cost.names, *self.predicted]))
         raise ValueError(f"this checkpoint cannot compute {name!r}, it knows {known}; a table could teach it")
 
-    def _check_steering(self, strength: float | None) -> None:
-        if not isinstance(self.scheduler, AbsorbingScheduler):
-            raise ValueError("a reward, or several objectives, need a checkpoint of the absorbing process")
-        if strength is not None and not 0 <= strength < float("inf"):
-            raise ValueError(f"strength is a number of at least 0, got {strength!r}")
+    def _pull(self, objectives: Objectives, strength: float | None) -> Pull:
+        """What bends the variance-exploding process towards an objective."""
+        (name, sign, _), *others = objectives.sources
+        known = self._learned.config.names if self._noisy is not None else []
+        if others or name not in known:
+            raise ValueError(
+                "the variance-exploding process is guided by one property learned from a table; other rewards, or "
+                "several objectives, need a checkpoint of the absorbing process"
+            )
+        if strength is None:
+            raise ValueError(f"the variance-exploding process needs a strength, per unit of {name}")
+        return Pull(self._noisy.to(self.device), known.index(name), sign * strength)
 
     def _sampler(
         self,

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from archgen.constraint import Constraint
+from archgen.gradient import Pull
 from archgen.guidance import CachedNetwork, LegalDecision
 from archgen.scheduler import AbsorbingScheduler, VEScheduler
 from archgen.space import OPEN, SearchSpace
@@ -34,6 +35,7 @@ class Sampler:
         steps: Network calls for each batch.
         generator: Source of randomness.
         fallback: Some members that meet the constraint.
+        pull: What bends the variance-exploding process, if anything.
     """
 
     network: CachedNetwork
@@ -46,6 +48,7 @@ class Sampler:
     steps: int | None = None
     generator: torch.Generator | None = None
     fallback: Int[Tensor, "found holes"] | None = None
+    pull: Pull | None = None
 
     def draw(self, size: int) -> Int[Tensor, "size holes"]:
         """Members, as the generator draws them; they need not meet the constraint."""
@@ -64,7 +67,8 @@ class Sampler:
         state = scheduler.start(codes.to(denoiser.device), denoiser.valid, self.generator)
         for t, s in pairwise(scheduler.times(self.steps, n_open).tolist()):
             x, level = scheduler.inputs(state, t)
-            state = scheduler.step(self.network(x, level), t, s, state, decide, self.generator)
+            bent = {} if self.pull is None else {"gradient": self.pull(state, t)}
+            state = scheduler.step(self.network(x, level), t, s, state, decide, self.generator, **bent)
         return state.cpu()
 
     def admitted(self, codes: Int[Tensor, "batch holes"]) -> Bool[Tensor, " batch"]:

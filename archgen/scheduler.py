@@ -202,8 +202,18 @@ class VEScheduler(SchedulerMixin, ConfigMixin):
         state: dict[str, Tensor],
         decide: Callable[..., Tensor],
         generator: torch.Generator | None = None,
+        gradient: Float[Tensor, "batch holes options"] | None = None,
     ) -> dict[str, Tensor] | Tensor:
         """Correct at level `t` when `s` equals it, else move down to `s`; at 0 the options are decided.
+
+        Args:
+            logits: Of the clean options.
+            t: Noise level of the state.
+            s: The next noise level.
+            state: As `start` or an earlier step left it.
+            decide: Draws the options in the end.
+            generator: Source of randomness.
+            gradient: What is added to the score, if anything.
 
         Raises:
             ValueError: If `s` is above `t`.
@@ -214,6 +224,8 @@ class VEScheduler(SchedulerMixin, ConfigMixin):
             return decide(logits, state["codes"], state["codes"] == OPEN)
         x, valid, sigma = state["x"], state["valid"], self.sigma(t)
         score = (logits.softmax(-1) * 2 - 1 - x) * valid / sigma**2
+        if gradient is not None:
+            score = score + gradient * valid
         noise = torch.randn(x.shape, generator=generator).to(x) * valid
         if s == t:
             ratio = noise.flatten(1).norm(dim=-1).mean() / score.flatten(1).norm(dim=-1).mean()

@@ -23,7 +23,10 @@ LAYERS = (  # a module imports only from layers before its own
     {"build", "features", "ensemble", "evidence"},
     {"spaces"},
     {"constraint", "denoiser", "scheduler", "predictor", "benchmark", "draw", "export", "classifier"},
-    {"guidance", "latency", "trainer", "convert", "task", "taskset", "pool", "goal", "show", "numerals", "vocabulary"},
+    {
+        "gradient", "guidance", "latency", "trainer", "convert", "task", "taskset", "pool", "goal", "show", "numerals",
+        "vocabulary",
+    },
     {"wishes", "steering", "study", "caption"},
     {"sampler", "curves", "explore", "baselines", "reading"},
     {"text"},

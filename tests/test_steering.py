@@ -5,11 +5,16 @@ import json
 import pytest
 import torch
 
+from archgen import gradient
+from archgen import pipeline as pipeline_module
 from archgen.benchmark import Table, find_table
 from archgen.constraint import Constraint, Infeasible
+from archgen.gradient import NoisyPredictor, Pull
 from archgen.images import load_images
 from archgen.pareto import non_dominated, spread
 from archgen.pipeline import ArchitecturePipeline
+from archgen.scheduler import VEScheduler
+from archgen.space import load_space
 from archgen.steering import Objectives, rewarded
 
 LATENCY = "cpu_b1_t1_latency_ms"
@@ -210,3 +215,100 @@ def test_values_are_kept_by_encoding(pipeline):
     assert torch.equal(objectives(codes.flip(0)), first.flip(0))
     assert len(asked) == len(codes.unique(dim=0))
     assert torch.equal(first[:, 0], torch.tensor(convolutions(pipeline.space.decode_all(codes)), dtype=torch.float64))
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """A predictor of parameters and depth from noisy options, trained for a few seconds."""
+    space = load_space("nasbench201")
+    codes = space.sample(2000, seeded())
+    costs = space.cost.exact(codes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradient, "STEPS", 150)
+        return NoisyPredictor(space, VEScheduler(), 2).fit(codes, torch.stack([costs["params_m"], costs["depth"]], -1))
+
+
+def ranks(values: torch.Tensor) -> torch.Tensor:
+    return values.argsort().argsort().double()
+
+
+def test_with_little_noise_a_predictor_of_noisy_options_ranks_as_one_of_clean_ones(noisy):
+    space = load_space("nasbench201")
+    codes = space.sample(500, seeded(1))
+    exact = space.cost.exact(codes)["params_m"]
+    clean = noisy.scheduler.clean(codes, noisy.trunk.valid)
+    with torch.no_grad():
+        for t, least in ((0.0, 0.95), (0.2, 0.9)):
+            x = clean + noisy.scheduler.sigma(t) * torch.randn(clean.shape, generator=seeded(2))
+            said = noisy(*noisy.scheduler.inputs({"x": x}, t))[:, 0]
+            assert torch.corrcoef(torch.stack([ranks(said), ranks(exact)]))[0, 1] > least
+        pure = noisy(*noisy.scheduler.inputs({"x": 5 * torch.randn(clean.shape, generator=seeded(3))}, 1.0))[:, 0]
+    assert pure.std() < 0.3 * exact.std()  # of noise alone it expects the mean
+
+
+@pytest.mark.parametrize(("column", "strength"), [(0, 2.0), (1, -0.5)])
+def test_the_gradient_points_uphill_and_is_that_of_what_is_expected(noisy, column, strength):
+    """Against differences, along the gradient and across it."""
+    x = torch.randn(64, 6, 5, generator=seeded())
+    pull = Pull(noisy, column, strength)({"x": x}, 0.3)
+
+    @torch.no_grad()
+    def expected(x):
+        return strength * noisy(*noisy.scheduler.inputs({"x": x}, 0.3))[:, column]
+
+    uphill = pull / pull.flatten(1).norm(dim=-1)[:, None, None]
+    for way in (uphill, torch.randn(x.shape, generator=seeded(1))):
+        difference = (expected(x + 0.01 * way) - expected(x - 0.01 * way)) / 0.02
+        assert torch.allclose(difference, (pull * way).sum((1, 2)), rtol=0.02, atol=2e-3)
+    assert (expected(x + 0.01 * uphill) > expected(x)).all()
+
+
+def test_only_labels_without_gaps_make_a_gradient(noisy):
+    with pytest.raises(ValueError, match="gaps"):
+        noisy.fit(torch.zeros(2, 6).long(), torch.tensor([[1.0, 1.0], [1.0, torch.nan]]))
+
+
+@pytest.fixture(scope="module")
+def bent():
+    """A pipeline of DiffusionNAG's process that has learned a latency, a little."""
+    loaded = ArchitecturePipeline.load("nasbench201-ve")
+    loaded.set_progress_bar_config(disable=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradient, "STEPS", 150)
+        patch.setattr(pipeline_module, "TOLD", 1000)
+        loaded.learn(Table.read(find_table("cpu_latency/nasbench201"), loaded.space), [LATENCY])
+    return loaded
+
+
+def test_no_strength_leaves_the_other_process_as_it_is_and_more_of_it_gives_more(bent):
+    def sampled(**request):
+        return bent(n=128, steps=20, distinct=False, generator=seeded(), **request)
+
+    free = sampled()
+    codes = [sampled(minimize=LATENCY, strength=strength).codes for strength in (0.0, 0.5, 5.0)]
+    rows = [sorted(map(tuple, one.tolist())) for one in (free.codes, codes[0])]
+    assert rows[0] == rows[1]  # to the bit: the same draws, in another order
+    low = [bent._learned.predict(one).mean.mean().item() for one in codes]
+    assert low[0] > low[1] > low[2]
+
+
+def test_a_hard_constraint_holds_under_the_gradient(bent):
+    where = "params_m <= 0.4 and depth >= 2"
+    result = bent(n=8, steps=10, where=where, minimize=LATENCY, strength=1.0, generator=seeded())
+    assert Constraint(where, bent.space).holds(result.codes).all()
+    values = [record[LATENCY] for record in result.records()]
+    assert values == sorted(values)
+
+
+@pytest.mark.parametrize(
+    ("request_", "match"),
+    [
+        ({"minimize": LATENCY}, "needs a strength"), ({"minimize": LATENCY, "strength": -1.0}, "at least 0"),
+        ({"reward": convolutions, "strength": 1.0}, "absorbing"),
+        ({"minimize": [LATENCY, "params_m"], "strength": 1.0}, "absorbing"),
+        ({"maximize": "nothing", "strength": 1.0}, "nothing"),
+    ],
+)  # fmt: skip
+def test_what_has_no_gradient_is_refused_in_one_sentence(bent, request_, match):
+    with pytest.raises(ValueError, match=match):
+        bent(n=2, steps=4, **request_)
