@@ -206,7 +206,7 @@ class ArchitecturePipeline(DiffusionPipeline):
         (predictor, column), side = self._predictor_of(bound.name), "upper" if bound.upper else "lower"
         return getattr(predictor.bounds, side)(predictor.predict(codes), bound.level)[:, column]
 
-    def learn(self, table: Table, columns: list[str], seed: int = 0) -> None:
+    def learn(self, table: Table, columns: list[str], seed: int = 0) -> PropertyPredictor:
         """Learn to predict measured properties, so that they can be asked for; the checkpoint stays as it is.
 
         A fifth of the rows, 500 at most, is kept back to calibrate the confidence of bounds. For the
@@ -216,6 +216,9 @@ class ArchitecturePipeline(DiffusionPipeline):
             table: Of this pipeline's space.
             columns: What to learn of it.
             seed: Seed of the choice of rows.
+
+        Returns:
+            What predicts them from now on.
 
         Raises:
             ValueError: If a column is missing or empty, or there are less than 10 rows.
@@ -232,6 +235,7 @@ class ArchitecturePipeline(DiffusionPipeline):
             told = self.space.sample(TOLD, torch.Generator().manual_seed(seed))
             noisy = NoisyPredictor(self.space, self.scheduler, len(columns), seed)
             self._noisy = noisy.fit(told, predictor.predict(told).mean)
+        return predictor
 
     @torch.inference_mode()
     def __call__(

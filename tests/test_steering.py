@@ -285,10 +285,10 @@ def test_no_strength_leaves_the_other_process_as_it_is_and_more_of_it_gives_more
         return bent(n=128, steps=20, distinct=False, generator=seeded(), **request)
 
     free = sampled()
-    codes = [sampled(minimize=LATENCY, strength=strength).codes for strength in (0.0, 0.5, 5.0)]
-    rows = [sorted(map(tuple, one.tolist())) for one in (free.codes, codes[0])]
+    results = [sampled(minimize=LATENCY, strength=strength) for strength in (0.0, 0.5, 5.0)]
+    rows = [sorted(map(tuple, one.codes.tolist())) for one in (free, results[0])]
     assert rows[0] == rows[1]  # to the bit: the same draws, in another order
-    low = [bent._learned.predict(one).mean.mean().item() for one in codes]
+    low = [one.predicted[LATENCY][:, 0].mean() for one in results]
     assert low[0] > low[1] > low[2]
 
 
