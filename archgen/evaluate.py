@@ -17,6 +17,8 @@ from archgen.benchmark import Table, find_table
 from archgen.guidance import LISTABLE, CachedNetwork, partial_strides
 from archgen.hub import replacing, resolve
 from archgen.pipeline import ArchitecturePipeline
+from archgen.pool import CALIBRATION, PUPILS
+from archgen.predictor import PropertyPredictor
 from archgen.scheduler import AbsorbingScheduler
 from archgen.space import OPEN
 from archgen.wishes import Wishes
@@ -137,6 +139,36 @@ def best_of(
     return results
 
 
+def quality(predictor: PropertyPredictor, truth: Table, labels: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """How a checkpoint's predictor ranks the members of a table, and how often its bounds hold.
+
+    Args:
+        predictor: What the checkpoint predicts with.
+        truth: The table.
+        labels: Its columns, by the properties that they are measurements of.
+
+    Returns:
+        For each property Spearman's rank correlation with what was measured, and the shares of measurements below the
+        upper and above the lower bound of 90 %.
+    """
+    prediction, found = predictor.predict(truth.codes), {}
+    upper, lower = predictor.bounds.upper(prediction, 0.9), predictor.bounds.lower(prediction, 0.9)
+    for name, column in labels.items():
+        at, values = predictor.config.names.index(name), truth.column(column)
+        known = values.isfinite()
+        ranks = torch.stack([_ranks(one[known]) for one in (prediction.mean[:, at], values)])
+        below, above = ((values <= upper[:, at])[known], (values >= lower[:, at])[known])
+        found[name] = {"Spearman": torch.corrcoef(ranks)[0, 1].item(),
+                       "below": below.double().mean().item(), "above": above.double().mean().item()}  # fmt: skip
+    return found
+
+
+def _ranks(values: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+    """Twice the rank of each value; equal ones share theirs."""
+    ordered, values = values.sort().values, values.contiguous()
+    return (torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True)).double()
+
+
 def speed(pipeline: ArchitecturePipeline, batch: int, repeats: int = 3, **request: Any) -> float:
     """Architectures a second: median over the repeats, after one batch that is not counted."""
     rates = []
@@ -189,15 +221,7 @@ def evaluate(
         results[f"relative deviation from asked {name}"] = deviation(pipeline, name, n, generator, steps)
     folder = resolve(checkpoint)
     facts = json.loads((folder / "training.json").read_text()) if (folder / "training.json").exists() else {}
-    for name, (file, column) in ((facts.get("recipe") or {}).get("labels") or {}).items():
-        try:
-            table = Table.read(find_table(file), space)
-        except ValueError:
-            continue  # a user without the table gets the other numbers
-        if "acc" in column and len(table) == space.size:
-            results[f"mean {name} of 1000/100/10, as high as possible"] = best_of(
-                pipeline, name, table, column, seed, steps
-            )
+    results |= _against_tables(pipeline, (facts.get("recipe") or {}).get("labels") or {}, seed, steps)
     requests: dict[str, dict[str, Any]] = {"free": {}}
     if costs:
         value = pipeline.denoiser.quantile(costs[0], 0.5)
@@ -213,6 +237,28 @@ def evaluate(
         with replacing(folder / "results.json") as temporary:
             temporary.write_text(json.dumps(results, indent=1))
         write_card(folder, pipeline, facts, results)
+    return results
+
+
+def _against_tables(
+    pipeline: ArchitecturePipeline, labels: Mapping[str, tuple[str, str]], seed: int, steps: int | None
+) -> dict[str, Any]:
+    """What the tables that are there say of predictions, and of samples asked to be accurate."""
+    results: dict[str, Any] = {}
+    for file in dict.fromkeys(file for file, _ in labels.values()):
+        try:
+            table = Table.read(find_table(file), pipeline.space)
+        except ValueError:
+            continue  # a user without the table gets the other numbers
+        columns = {name: column for name, (source, column) in labels.items() if source == file}
+        if pipeline.predictor is not None:
+            known = {name: column for name, column in columns.items() if name in pipeline.predictor.config.names}
+            for name, numbers in quality(pipeline.predictor, table, known).items():
+                results[f"{name} as predicted, bounds of 90 %"] = numbers
+        for name, column in columns.items():
+            if "acc" in column and len(table) == pipeline.space.size:
+                best = best_of(pipeline, name, table, column, seed, steps)
+                results[f"mean {name} of 1000/100/10, as high as possible"] = best
     return results
 
 
@@ -253,6 +299,8 @@ def write_card(
                       + (f" of {limit} architectures." if limit else ".")]  # fmt: skip
         if any("nas_bench_201" in file for file, _ in recipe["labels"].values()):
             lines += ["", DATA_SOURCES]
+    if pipeline.predictor is not None:
+        lines += ["", "## Predictor", "", PREDICTOR]
     lines += ["", "## Measured", "", f"`archgen evaluate {name}`", "", "| what | value |", "|---|---|"]
     lines += [f"| {key} | {_show(value)} |".replace("||", "from") for key, value in results.items()]
     with replacing(folder / "README.md") as temporary:
@@ -262,6 +310,12 @@ def write_card(
 DATA_SOURCES = (
     "Accuracies: NATS-Bench (Dong et al., 2021, MIT). Latencies: HW-NAS-Bench (Li et al., ICLR 2021, MIT). The tables "
     "are not part of this project; `archgen convert` makes them from the official files."
+)
+
+PREDICTOR = (
+    "`predictor/` says what would be measured, with bounds of a stated confidence. It holds no measurement: one "
+    f"predictor learns from all labels but those of {CALIBRATION} members, and says what it expects of {PUPILS:,}; "
+    "from this the one that is shipped learns, and by the labels that were kept back it is calibrated."
 )
 
 
