@@ -74,7 +74,8 @@ def sample(
             such as cpu_latency/mnasnet.
         reward: Function to be high as well, as module:function; it gets a list of architectures and returns one number
             each, NaN for none.
-        strength: Weight of the reward per unit of it; by default as much as leaves one architecture in a hundred.
+        strength: Weight of the reward per unit of it; by default as much as leaves one architecture in a hundred. The
+            variance-exploding process follows the gradient of one column of `table` with it, and needs a number.
         particles: Architectures that compete while they are steered towards a reward.
         task: Images on which the networks are to be accurate: digits, a folder, npz or parquet, as in `fit`.
         evaluated: Results of `archgen fit` on those images, a file or a folder: what is known of them already.
