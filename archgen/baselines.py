@@ -146,7 +146,7 @@ def bo_pool(study: Study, generator: torch.Generator) -> Int[Tensor, "pool holes
     problem = study.problem
     best = study.objectives[:, 0].topk(min(PARENTS, len(study))).indices
     near = [admitted_neighbours(study, study.codes[row]) for row in best.tolist()]
-    pool = torch.cat([problem.sample(POOL, generator), *near]).unique(dim=0)
+    pool = problem.listed(torch.cat([problem.sample(POOL, generator), *near])).unique(dim=0)
     fresh = ~(pool[:, None] == study.codes).all(-1).any(-1)
     return pool[fresh] if fresh.any() else pool
 

@@ -13,19 +13,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from archgen.benchmark import Table
 from archgen.goal import PENALTY
 from archgen.hub import replacing
-from archgen.pareto import non_dominated
-from archgen.study import Problem, Study, hypervolumes
+from archgen.pareto import hypervolumes, non_dominated
+from archgen.study import Problem, Study
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best that a table holds.
+    """The best that can be found.
 
     Attributes:
-        value: The largest objective, or the area that all rows dominate together.
+        value: The largest objective of a member, or the area that all of them dominate together.
         reference: The worst value of each objective, from where areas count.
     """
 
@@ -33,15 +32,17 @@ class Optimum:
     reference: Float[Tensor, " objectives"]
 
     @classmethod
-    def of(cls, problem: Problem, table: Table) -> Optimum:
-        """The optimum of a problem over all rows of its table, each counted as it is encoded."""
-        measured = torch.stack([table.column(name) for name in problem.measured], -1)
-        objectives = problem.goal.objectives(problem.complete(table.codes, measured))
-        if problem.goal.constraint is not None:
-            objectives = objectives[problem.goal.constraint.holds(table.codes)]
+    def of(cls, problem: Problem) -> Optimum:
+        """The optimum of a problem that lists its members, each measured in that encoding, as in a search.
+
+        Raises:
+            ValueError: If none of them meets the goal.
+        """
+        measured = problem.measure(problem.space.decode_all(problem.members))
+        objectives = problem.goal.objectives(problem.complete(problem.members, measured))
         objectives = objectives[(objectives > -PENALTY / 2).all(-1)]
         if not len(objectives):
-            raise ValueError(f"no row of {table.path} meets {problem.goal.text!r}")
+            raise ValueError(f"no network of {problem.name} meets {problem.goal.text!r}")
         reference = objectives.amin(0)
         if objectives.shape[1] == 1:
             return cls(objectives.max().item(), reference)

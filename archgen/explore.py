@@ -8,9 +8,10 @@ from torch import Tensor
 
 from archgen.gaussian import NormalScale
 from archgen.goal import PENALTY
+from archgen.pareto import improvement
 from archgen.predictor import PropertyPredictor
 from archgen.space import OPEN, SearchSpace
-from archgen.study import Problem, Study, improvement, size_of
+from archgen.study import Problem, Study, size_of
 
 START = 5  # networks asked before anything is learned
 DRAWS = 128  # functions drawn from the posterior for each batch

@@ -36,3 +36,21 @@ def spread(values: Float[Tensor, "members objectives"], n: int) -> Int[Tensor, "
         gap[kept] = -1.0
         kept.append(int(gap.argmax()))
     return torch.tensor(kept, dtype=torch.long)
+
+
+def improvement(
+    points: Float[Tensor, "*batch 2"], front: Float[Tensor, "front 2"], reference: Float[Tensor, "2"]
+) -> Float[Tensor, "*batch"]:
+    """Area that each point dominates beyond what a front does, above a reference; the larger the better."""
+    front = front[non_dominated(front)].maximum(reference)
+    front = front[front[:, 0].argsort()]
+    left, height = torch.cat([reference[:1], front[:, 0]]), torch.cat([front[:, 1], reference[1:]])
+    right = torch.cat([front[:, 0], torch.full_like(reference[:1], torch.inf)])
+    width = (points[..., :1].minimum(right) - left).clamp_min(0)
+    return (width * (points[..., 1:] - height).clamp_min(0)).sum(-1)
+
+
+def hypervolumes(values: Float[Tensor, "queries 2"], reference: Float[Tensor, "2"]) -> Float[Tensor, " queries"]:
+    """Area dominated by the first of some points, the first two, and so on, above a reference."""
+    gains = [improvement(values[row], values[:row], reference) for row in range(len(values))]
+    return torch.stack(gains).cumsum(0)

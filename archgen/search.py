@@ -119,7 +119,7 @@ def _table_search(
     joined = read[0] if len(read) == 1 else join(read)
     goal = Goal.parse(joined.space, list(joined.columns), target, minimize, where)
     problem = table_problem(joined, goal, transfer)
-    return problem, Optimum.of(problem, joined)
+    return problem, Optimum.of(problem)
 
 
 def training_problem(

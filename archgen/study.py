@@ -14,7 +14,6 @@ from torch import Tensor
 from archgen.benchmark import BudgetExhausted, Table
 from archgen.goal import Goal
 from archgen.graph import Architecture
-from archgen.pareto import non_dominated
 from archgen.results import Results
 from archgen.space import SearchSpace
 
@@ -73,12 +72,18 @@ class Problem:
             admitted &= self.goal.constraint.holds(codes)
         if self.members is not None:
             for row in admitted.nonzero()[:, 0].tolist():
-                admitted[row] = self.space.decode(codes[row]).hash in self._hashes
+                admitted[row] = self.space.decode(codes[row]).hash in _places(self)
         return admitted
 
-    @property
-    def _hashes(self) -> frozenset[str]:
-        return _hashes_of(self)
+    def listed(self, codes: Int[Tensor, "rows holes"]) -> Int[Tensor, "rows holes"]:
+        """The encodings in which the same networks stand among the members; others as they are.
+
+        Whatever encoding a method comes upon, a network is thus measured in one, and has one value.
+        """
+        if self.members is None:
+            return codes
+        place = torch.tensor([_places(self).get(one.hash, -1) for one in self.space.decode_all(codes)])
+        return torch.where((place >= 0)[:, None], self.members[place], codes)
 
     def sample(self, n: int, generator: torch.Generator) -> Int[Tensor, "n holes"]:
         """Members drawn at random.
@@ -101,8 +106,9 @@ class Problem:
 
 
 @cache
-def _hashes_of(problem: Problem) -> frozenset[str]:
-    return frozenset(one.hash for one in problem.space.decode_all(problem.members))
+def _places(problem: Problem) -> dict[str, int]:
+    """Where each network stands among the members, by canonical hash."""
+    return {one.hash: place for place, one in enumerate(problem.space.decode_all(problem.members))}
 
 
 @cache
@@ -210,9 +216,12 @@ class Study:
     def ask(self, codes: Int[Tensor, "rows holes"]) -> Float[Tensor, "rows objectives"]:
         """Objectives of networks; those that are isomorphic to one asked before are free and get the same values.
 
+        Members are measured, and kept, in the encoding in which they are listed.
+
         Raises:
             BudgetExhausted: When the budget is spent, the last of it on the first of these, or nothing new is asked.
         """
+        codes = self.problem.listed(codes)
         architectures = self.problem.space.decode_all(codes)
         hashes = [architecture.hash for architecture in architectures]
         fresh: dict[str, int] = {}
@@ -261,22 +270,3 @@ class Study:
         rows = [[torch.nan if value is None else value for value in one["values"]] for one in records[: self.budget]]
         self.values = self.problem.complete(self.codes, torch.tensor(rows, dtype=torch.float64))
         return True
-
-
-# ---- how good a set of networks is ----------------------------------------------------------------------------------
-def improvement(
-    points: Float[Tensor, "*batch 2"], front: Float[Tensor, "front 2"], reference: Float[Tensor, "2"]
-) -> Float[Tensor, "*batch"]:
-    """Area that each point dominates beyond what a front does, above a reference; the larger the better."""
-    front = front[non_dominated(front)].maximum(reference)
-    front = front[front[:, 0].argsort()]
-    left, height = torch.cat([reference[:1], front[:, 0]]), torch.cat([front[:, 1], reference[1:]])
-    right = torch.cat([front[:, 0], torch.full_like(reference[:1], torch.inf)])
-    width = (points[..., :1].minimum(right) - left).clamp_min(0)
-    return (width * (points[..., 1:] - height).clamp_min(0)).sum(-1)
-
-
-def hypervolumes(values: Float[Tensor, "queries 2"], reference: Float[Tensor, "2"]) -> Float[Tensor, " queries"]:
-    """Area dominated by the first of some points, the first two, and so on, above a reference."""
-    gains = [improvement(values[row], values[:row], reference) for row in range(len(values))]
-    return torch.stack(gains).cumsum(0)
