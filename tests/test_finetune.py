@@ -7,8 +7,9 @@ import torch
 import yaml
 
 from archgen import finetune as module
+from archgen.adapt import adapted
 from archgen.benchmark import Table
-from archgen.finetune import adapted, finetune, remember
+from archgen.finetune import finetune, remember
 from archgen.pipeline import ArchitecturePipeline
 from archgen.pool import Events, Pool
 from archgen.space import OPEN, SearchSpace, declare

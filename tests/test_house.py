@@ -25,7 +25,7 @@ LAYERS = (  # a module imports only from layers before its own
     {"constraint", "denoiser", "scheduler", "predictor", "benchmark", "draw", "export", "classifier"},
     {
         "gradient", "guidance", "latency", "trainer", "convert", "task", "taskset", "pool", "goal", "show", "numerals",
-        "vocabulary",
+        "vocabulary", "adapt",
     },
     {"wishes", "steering", "study", "caption"},
     {"sampler", "curves", "explore", "baselines", "reading"},
