@@ -5,6 +5,8 @@
 Parts: `accuracy` (NAS-Bench-201, test accuracy and nothing else), `limited` (accuracy under a latency limit, and
 digits201: larger is not better), `transfer` (the other data set's labels known), `pareto` (accuracy against parameters
 and against the latency of a device), `mnasnet` (a surrogate of measured rows as oracle, multiply-adds limited).
+Areas of `pareto` are shares of what all networks dominate together, each in its cheapest encoding: of all 15,625 rows,
+whose twins differ by their own measurements, that is 99.97 % (parameters) and 99.71 % (latency).
 Settings of the loop were chosen on validation and 12-epoch columns, never on those reported here.
 """
 
