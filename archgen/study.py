@@ -82,7 +82,8 @@ class Problem:
         """
         if self.members is None:
             return codes
-        place = torch.tensor([_places(self).get(one.hash, -1) for one in self.space.decode_all(codes)])
+        found = [_places(self).get(one.hash, -1) for one in self.space.decode_all(codes)]
+        place = torch.tensor(found, dtype=torch.long)
         return torch.where((place >= 0)[:, None], self.members[place], codes)
 
     def sample(self, n: int, generator: torch.Generator) -> Int[Tensor, "n holes"]:
