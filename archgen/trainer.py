@@ -88,7 +88,7 @@ class Recipe:
 
 
 # Dong & Yang, ICLR 2020, arXiv 2001.00326, table 1 (200 epochs) and section 2.3 (12 epochs)
-NB201 = Recipe(epochs=200, batch_size=256, warmup=0, clip=0, flip=True, crop=4, validation=0.0)
+NB201 = Recipe(epochs=200, batch_size=256, warmup=0.0, clip=0.0, flip=True, crop=4, validation=0.0)
 PRESETS = {"default": Recipe(), "nasbench201-12": replace(NB201, epochs=12), "nasbench201-200": NB201}
 
 

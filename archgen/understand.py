@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -18,6 +19,8 @@ from archgen.vocabulary import Clause, Facts, Predicate, Request, countable, fac
 LONGEST_TEXT = 2_000  # letters
 UNSURE = 0.6  # below this confidence a predicate is said to be unsure
 PLAUSIBLE = 0.15  # a less probable reading is taken instead of one that nothing meets
+PARTS = re.compile(r"[,;.!?](?=\s)|\n|\bbut\b", re.IGNORECASE)  # between which a text is read once more, part by part
+SURE = 0.7  # of what a part says, to be believed where the whole text was read without it
 ALSO = 0.2  # a predicate of other readings that is this probable is met too, where that is possible
 STYLE = 0.02  # weight of the fine score beside a reading's probability
 NAMES = {
@@ -124,9 +127,13 @@ def understand(texts: Sequence[str], space: str, model: ArchBERT | None = None) 
     facts, model = facts_of(space), model or text_model()
     result: list[Understanding | Refused] = [_unreadable(text) for text in texts]
     kept = [index for index, reason in enumerate(result) if reason is None]
-    readings = model.read([texts[index] for index in kept], space) if kept else []
-    for index, found in zip(kept, readings, strict=True):
-        result[index] = _decided(texts[index], found, facts, model)
+    parts = {index: [part for part in PARTS.split(texts[index]) if part.strip()] for index in kept}
+    parts = {index: split if len(split) > 1 else [] for index, split in parts.items()}
+    asked = [text for index in kept for text in (texts[index], *parts[index])]
+    readings = iter(model.read(asked, space) if asked else [])
+    for index in kept:
+        whole = next(readings)
+        result[index] = _decided(texts[index], whole, [next(readings) for _ in parts[index]], facts, model)
     return result
 
 
@@ -138,7 +145,9 @@ def _unreadable(text: str) -> Refused | None:
     return None
 
 
-def _decided(text: str, readings: list[Reading], facts: Facts, model: ArchBERT) -> Understanding | Refused:
+def _decided(
+    text: str, readings: list[Reading], parts: list[list[Reading]], facts: Facts, model: ArchBERT
+) -> Understanding | Refused:
     """The most probable reading that something meets, or the reason why none is."""
     chance = dict.fromkeys(("unrelated", "unknown", "request"), 0.0)
     for reading in readings:
@@ -157,6 +166,7 @@ def _decided(text: str, readings: list[Reading], facts: Facts, model: ArchBERT) 
         if reason is None:
             chances = _chances(requests)
             request = _with_likely(reading.request, chances, facts)
+            request = _with_parts(request, chances, parts, facts)
             sure = tuple(chances[clause] for clause in request)
             return Understanding(text, request, sure, tuple(readings), facts, model)
         first = first or Refused(reason)
@@ -181,6 +191,27 @@ def _with_likely(request: Request, chances: dict[Clause, float], facts: Facts) -
         if clause not in result and chances[clause] >= ALSO and facts.holds(more, facts.table).any():
             result = more
     return result
+
+
+def _with_parts(request: Request, chances: dict[Clause, float], parts: list[list[Reading]], facts: Facts) -> Request:
+    """A request and what is surely said by a part of the text of attributes that it does not name."""
+    named = {name for clause in request for name in _named(clause, facts)}
+    for readings in parts:
+        first = readings[0]
+        if first.kind != "request" or first.probability < SURE:
+            continue
+        for clause in first.request:
+            more = (*request, clause)
+            if not named & set(_named(clause, facts)) and facts.holds(more, facts.table).any():
+                request = more
+                chances[clause] = first.probability
+    return request
+
+
+def _named(clause: Clause, facts: Facts) -> list[str]:
+    """Attributes that a clause is about."""
+    sides = [side for one in clause for side in (one.left, one.right) if isinstance(side, tuple)]
+    return [name for side in sides for name in facts.expand(side)]
 
 
 def _impossible(request: Request, facts: Facts) -> str | None:
