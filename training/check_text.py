@@ -1,6 +1,6 @@
 """The figures of ArchBERT: how well requests in words are met, refused, told apart and found again.
 
-`python training/check_text.py queries --file tests/queries.jsonl`
+`python training/check_text.py --part queries --file tests/queries.jsonl`
 
 Parts: `queries` (graded requests, with controls beside them; `--method` leaves something out), `wording` (phrases that
 were kept from training), `twins` (texts that differ in one word or number), `retrieval` (text to architectures and
