@@ -90,12 +90,12 @@ def describe(arch: str, space: str | None = None) -> None:
         print(caption(architecture, facts_of(architecture.space.name)))
 
 
-def find(text: str, among: str, n: int = 10, out: str | None = None) -> None:
+def find(text: str, among: str = "-", n: int = 10, out: str | None = None) -> None:
     """Find the architectures that a text describes best, among given ones.
 
     Args:
         text: A request or a description.
-        among: File of JSON lines as `sample` writes, or of native strings.
+        among: File of JSON lines as `sample` writes, or of native strings; - for standard input.
         n: How many to show.
         out: File for them, the best first, one JSON object a line.
     """
