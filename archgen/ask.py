@@ -95,7 +95,7 @@ def find(text: str, among: str = "-", n: int = 10, out: str | None = None) -> No
 
     Args:
         text: A request or a description.
-        among: File of JSON lines as `sample` writes, or of native strings; - for standard input.
+        among: File of JSON lines as `sample` writes; - for standard input.
         n: How many to show.
         out: File for them, the best first, one JSON object a line.
     """

@@ -8,7 +8,7 @@ import torch
 
 from archgen import cli
 from archgen.ask import answer, ranked
-from archgen.pipeline import ArchitecturePipeline
+from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
 from archgen.space import load_space
 from archgen.text import ArchBERT
 from archgen.understand import Refused, Understanding, text_model, understand
@@ -151,8 +151,9 @@ def test_describing_and_finding(tmp_path, capsys):
     assert "two skip" in capsys.readouterr().out
     found = tmp_path / "found.jsonl"
     source = tmp_path / "all.jsonl"
-    cells = load_space("nasbench201").sample(20, torch.Generator().manual_seed(1))
-    lines = [{"space": "nasbench201", "arch": str(one)} for one in load_space("nasbench201").decode_all(cells)]
+    space = load_space("nasbench201")
+    codes = space.sample(20, torch.Generator().manual_seed(1))
+    lines = ArchitectureOutput(space.decode_all(codes), codes, 20).records()
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))
     cli.main(["find", "no pooling", "--among", str(source), "--n", "4", "--out", str(found)])
     assert len(found.read_text().splitlines()) == 4
