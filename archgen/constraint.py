@@ -402,15 +402,15 @@ class Constraint:
 
     def _describe(self, codes: Tensor) -> str:
         exact = self.space.cost.exact(codes) if self.names else {}
-        facts = {name: f"{exact[name].item():.6g}" for name in self.names}
+        facts = {name: f"= {exact[name].item():.6g}" for name in self.names}
         for atom in self.atoms():
             for count, _ in atom.left.counts:
                 number = count.constant + count.weights[torch.arange(codes.shape[1]), codes[0]].sum().item()
-                facts[count.text] = f"{number:.0f}"
+                facts[count.text] = f"= {number:.0f}"
         for bound in self.bounds:
-            side = "below" if bound.upper else "above"
-            facts[f"{bound.name} {side}"] = f"{self._predict(codes, bound).item():.6g} at {100 * bound.level:g} %"
-        return ", ".join(f"{name} = {value}" for name, value in facts.items())
+            side, value = "below" if bound.upper else "above", self._predict(codes, bound).item()
+            facts[bound.name] = f"{side} {value:.6g} with {100 * bound.level:g} % confidence"
+        return ", ".join(f"{name} {value}" for name, value in facts.items())
 
     def descend(self, codes: Int[Tensor, "batch holes"], deadline: float, keep: int = 48) -> Int[Tensor, "kept holes"]:
         """Members near the given ones that violate the constraint less, the best first.

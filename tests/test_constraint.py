@@ -558,7 +558,7 @@ def test_a_confidence_steers_and_is_refused_where_nothing_meets_it():
     constraint = confident("latency_ms <= 6 @ 90%")
     assert constraint.interval("latency_ms") == (-torch.inf, 6.0)
     assert constraint.holds(constraint.witness()).all()
-    with pytest.raises(Infeasible, match=r"nearest found has latency_ms below = .* at 99.5 %"):
+    with pytest.raises(Infeasible, match=r"nearest found has latency_ms below .* with 99.5 % confidence"):
         confident("latency_ms <= 1 @ 99.5%").witness()
 
 

@@ -16,6 +16,7 @@ from archgen.pipeline import ArchitecturePipeline
 from archgen.pool import Events, Pool, make_pool
 from archgen.space import load_space
 from archgen.train import Network, train
+from archgen.train_text import train_text
 
 ROOT = Path(__file__).parents[1]
 TINY = {"space": "nasbench201", "network": Network(width=16, depth=1, heads=2), "batch_size": 32, "samples": 0}
@@ -167,9 +168,12 @@ def test_recipes_at_fault_are_refused_before_anything_is_written(tmp_path, chang
 def test_recipes_fit_the_function_they_configure(path):
     from jsonargparse import ArgumentParser
 
+    content = yaml.safe_load(path.read_text())
+    function = train if "space" in content else train_text
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(train)
-    recipe = parser.parse_object(yaml.safe_load(path.read_text()))
+    parser.add_function_arguments(function)
+    recipe = parser.parse_object(content)
     assert recipe.out == f"checkpoints/{path.stem}"
-    assert f"archgen train --config training/{path.name}" in path.read_text()
-    load_space(recipe.space)
+    assert f"archgen {function.__name__} --config training/{path.name}" in path.read_text()
+    for name in recipe.spaces if function is train_text else [recipe.space]:
+        load_space(name)
