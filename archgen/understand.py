@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from math import prod
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,7 +21,6 @@ LONGEST_TEXT = 2_000  # letters
 UNSURE = 0.6  # below this confidence a predicate is said to be unsure
 PLAUSIBLE = 0.15  # a less probable reading is taken instead of one that nothing meets
 PARTS = re.compile(r"[,;.!?](?=\s)|\n|\bbut\b", re.IGNORECASE)  # between which a text is read once more, part by part
-SURE = 0.7  # of what a part says, to be believed where the whole text was read without it
 ALSO = 0.2  # a predicate of other readings that is this probable is met too, where that is possible
 STYLE = 0.02  # weight of the fine score beside a reading's probability
 NAMES = {
@@ -43,7 +43,7 @@ class Understanding:
         text: What was typed.
         request: The predicates, all of which hold of every result.
         confidences: Of each clause of the request: how probable it is that this was meant.
-        readings: All that were considered, the most probable first.
+        readings: All requests that were considered, the most probable first.
         facts: Of the space.
         model: The reader, whose fine score orders what meets the predicates.
     """
@@ -86,8 +86,7 @@ class Understanding:
         values = self.facts.of(codes)
         total = torch.zeros(len(codes), dtype=torch.float64)
         for reading in self.readings:
-            if reading.kind == "request":
-                total += reading.probability * self.facts.holds(reading.request, values)
+            total += reading.probability * self.facts.holds(reading.request, values)
         graphs = Batch.from_data_list([one.to_pyg() for one in self.facts.space.decode_all(codes)])
         odds = fine_scores(self.model, self.text, self.facts, graphs)
         return total + STYLE * odds.sigmoid().double()
@@ -158,6 +157,8 @@ def _decided(
         known = ", ".join(NAMES[name] for name in facts.attributes)
         return Refused(f"{facts.space.name} has no word for a part of this; it knows {known}")
     requests = [reading for reading in readings if reading.kind == "request"]
+    requests += _joined(parts, sum(reading.probability for reading in requests))
+    requests.sort(key=lambda reading: -reading.probability)
     first = None
     for reading in requests:
         if first is not None and reading.probability < PLAUSIBLE:
@@ -166,9 +167,8 @@ def _decided(
         if reason is None:
             chances = _chances(requests)
             request = _with_likely(reading.request, chances, facts)
-            request = _with_parts(request, chances, parts, facts)
             sure = tuple(chances[clause] for clause in request)
-            return Understanding(text, request, sure, tuple(readings), facts, model)
+            return Understanding(text, request, sure, tuple(requests), facts, model)
         first = first or Refused(reason)
     return first
 
@@ -193,25 +193,16 @@ def _with_likely(request: Request, chances: dict[Clause, float], facts: Facts) -
     return result
 
 
-def _with_parts(request: Request, chances: dict[Clause, float], parts: list[list[Reading]], facts: Facts) -> Request:
-    """A request and what is surely said by a part of the text of attributes that it does not name."""
-    named = {name for clause in request for name in _named(clause, facts)}
-    for readings in parts:
-        first = readings[0]
-        if first.kind != "request" or first.probability < SURE:
-            continue
-        for clause in first.request:
-            more = (*request, clause)
-            if not named & set(_named(clause, facts)) and facts.holds(more, facts.table).any():
-                request = more
-                chances[clause] = first.probability
-    return request
+def _joined(parts: list[list[Reading]], chance: float) -> list[Reading]:
+    """What the parts of a text say together, as one more reading; no reading if they say nothing.
 
-
-def _named(clause: Clause, facts: Facts) -> list[str]:
-    """Attributes that a clause is about."""
-    sides = [side for one in clause for side in (one.left, one.right) if isinstance(side, tuple)]
-    return [name for side in sides for name in facts.expand(side)]
+    Args:
+        parts: Readings of each part.
+        chance: Of all readings of the whole text; that of the new one is as large, if the parts are sure.
+    """
+    said = [readings[0] for readings in parts if readings and readings[0].kind == "request"]
+    request = tuple(dict.fromkeys(clause for reading in said for clause in reading.request))
+    return [Reading("request", request, chance * prod(reading.probability for reading in said))] if request else []
 
 
 def _impossible(request: Request, facts: Facts) -> str | None:
