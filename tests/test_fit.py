@@ -255,16 +255,21 @@ def test_a_list_killed_at_random_is_finished_by_starting_again(frail, tmp_path):
     jobs = frail_jobs(frail, 12)
     machine = Machine(Accelerator(cpu=True), save_every=0)
     train_jobs(jobs[:1], Results(tmp_path / "warm"), machine, bar=False)  # what is imported now is so in the children
-    started = time.monotonic()
     whole = train_jobs(jobs, Results(tmp_path / "whole"), machine, bar=False)
-    chance, duration = random.Random(0), time.monotonic() - started
-    kills = 0
+    chance, kills = random.Random(0), 0
+
+    def done() -> int:
+        return sum(len(path.read_bytes().splitlines()) for path in (tmp_path / "killed").glob("results-*.jsonl"))
+
     for _ in range(40):
         child = os.fork()
         if not child:
             train_jobs(jobs, Results(tmp_path / "killed"), machine, bar=False)
             os._exit(0)
-        time.sleep(chance.uniform(0.1, 0.5) * duration)
+        enough = done() + chance.randint(1, 2)  # however fast the machine is, some of the list is left
+        while done() < enough and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.05))
         os.kill(child, signal.SIGKILL)
         if os.waitpid(child, 0)[1] == 0:
             break
