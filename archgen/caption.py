@@ -480,7 +480,7 @@ def _small_number(value: float, random: Random) -> str:
         return random.choice(["a couple of", "a pair of"])
     if value == 1 and random.random() < 0.1:
         return "a single"
-    return SMALL[value] if value < len(SMALL) and random.random() < 0.5 else str(value)
+    return _small(value, random)
 
 
 def _rounded(value: float, random: Random) -> float:

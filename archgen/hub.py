@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,39 @@ def save_state(state: dict[str, Any], path: str | Path) -> None:
     torch.save(state, content)
     with replacing(path) as temporary:
         temporary.write_bytes(content.getbuffer())
+
+
+def resume(
+    path: str | Path, parts: Mapping[str, Any], recipe: Mapping[str, Any], device: Any = "cpu"
+) -> dict[str, Any] | None:
+    """Load the parts of a training run from what `save_state` wrote, if there is anything.
+
+    Args:
+        path: Of the state.
+        parts: What has a `load_state_dict`, by the name it is saved under.
+        recipe: Of this run, as JSON values.
+        device: Where to.
+
+    Returns:
+        All that was saved; None if there is no state.
+
+    Raises:
+        ValueError: If the state belongs to another recipe, or is damaged.
+    """
+    if not Path(path).exists():
+        return None
+    saved = read_state(path, device)
+    if saved["recipe"] != json.dumps(recipe):
+        raise ValueError(f"{path} belongs to another recipe; finish that one, remove it, or choose another out")
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    return saved
+
+
+def component(name: str | Path, part: str) -> Path | None:
+    """The folder of a component: the path itself, in a checkpoint there, or in a shipped one; None if absent."""
+    places = (Path(name), Path(name) / part, shipped_folder("checkpoints") / str(name) / part)
+    return next((folder for folder in places if (folder / "config.json").is_file()), None)
 
 
 def read_state(path: str | Path, device: Any = "cpu") -> dict[str, Any]:

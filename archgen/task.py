@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from archgen.evidence import STATISTICS, describe
 from archgen.features import features_of
-from archgen.hub import reading, shipped_folder
+from archgen.hub import component, reading
 from archgen.images import ImageSet
 from archgen.space import load_space
 
@@ -115,11 +115,9 @@ class TaskPredictor(ModelMixin, ConfigMixin):
         Raises:
             ValueError: If there is none, or it is damaged.
         """
-        shipped = shipped_folder("checkpoints") / str(name)
-        for folder in (Path(name), Path(name) / "predictor", shipped / "predictor"):
-            if (folder / "config.json").is_file():
-                with reading(folder):
-                    return cls.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+        if (folder := component(name, "predictor")) is not None:
+            with reading(folder):
+                return cls.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
         raise ValueError(f"no task predictor {str(name)!r}: it is a folder with a config.json, or the name 'tasks201'")
 
     def describe(self, images: ImageSet) -> Float[Tensor, " statistics"]:

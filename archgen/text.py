@@ -19,7 +19,7 @@ from torch_geometric.utils import to_dense_batch
 from transformers import BertConfig, BertModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from archgen.graph import Architecture
-from archgen.hub import reading, shipped_folder
+from archgen.hub import component, reading
 from archgen.numerals import Mention
 from archgen.reading import (
     BEGIN,
@@ -174,15 +174,11 @@ class ArchBERT(PreTrainedModel):
         Raises:
             ValueError: If there is none, or it is damaged.
         """
-        shipped = shipped_folder("checkpoints") / str(name)
-        for folder in (Path(name), Path(name) / "text", shipped / "text"):
-            if (folder / "config.json").is_file():
-                with reading(folder):
-                    model = cls.from_pretrained(
-                        folder, use_safetensors=True, dtype=torch.float32, local_files_only=True
-                    )
-                    model.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-                return model.eval()
+        if (folder := component(name, "text")) is not None:
+            with reading(folder):
+                model = cls.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, local_files_only=True)
+                model.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+            return model.eval()
         raise ValueError(f"no text model {str(name)!r}: it is a folder with a config.json, or the name 'archbert'")
 
     # ---- text ----------------------------------------------------------------------------------------------------

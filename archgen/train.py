@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from archgen.denoiser import GraphDenoiser, reachable_range
 from archgen.evaluate import evaluate
-from archgen.hub import read_state, replacing_folder, save_state
+from archgen.hub import replacing_folder, resume, save_state
 from archgen.pipeline import ArchitecturePipeline
 from archgen.pool import Events, Pool, distilled, make_pool
 from archgen.predictor import PropertyPredictor
@@ -184,7 +184,8 @@ class Run:
         self.average = EMAModel(self.denoiser.parameters(), decay=optim.ema, use_ema_warmup=True, power=0.75)
         self.average.to(accelerator.device)
         parts = {"model": self.denoiser, "optimizer": optimizer.optimizer, "schedule": schedule, "ema": self.average}
-        begin = self._resume(state, parts, recipe)
+        saved = resume(state, parts, recipe, accelerator.device)
+        begin, self.seconds = (int(saved["step"]), saved["seconds"]) if saved else (0, 0.0)
         started, before = time.monotonic(), self.seconds
         bar = tqdm(range(begin, max_steps), initial=begin, total=max_steps, disable=not accelerator.is_main_process)
         for step in bar:
@@ -205,17 +206,6 @@ class Run:
                 saved = {name: part.state_dict() for name, part in parts.items()}
                 progress = {"step": step + 1, "seconds": self.seconds, "recipe": json.dumps(recipe)}
                 save_state({**saved, **progress}, state)
-
-    def _resume(self, path: Path, parts: dict, recipe: dict) -> int:
-        if not path.exists():
-            return 0
-        saved = read_state(path, self.accelerator.device)
-        if saved["recipe"] != json.dumps(recipe):
-            raise ValueError(f"{path} belongs to another recipe; finish that one, remove it, or choose another out")
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        self.seconds = saved["seconds"]
-        return int(saved["step"])
 
     def _loss(self, batch_size: int, generator: torch.Generator) -> Tensor:
         codes, intervals = self.pool.draw(batch_size, self.events, generator)

@@ -23,7 +23,7 @@ from transformers import BertModel, PreTrainedTokenizerFast
 
 from archgen.caption import Text, Writer, describe
 from archgen.constraint import neighbours
-from archgen.hub import read_state, replacing_folder, save_state
+from archgen.hub import replacing_folder, resume, save_state
 from archgen.reading import END, INDEX, MARKERS, PAD, SPACES, START, Unreadable, spelled
 from archgen.text import MOST_TOKENS, ArchBERT, ArchBERTConfig, all_labels
 from archgen.trainer import make_accelerator
@@ -312,7 +312,10 @@ class Run:
         optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
         schedule = get_scheduler("cosine", optimizer, num_warmup_steps=max_steps // 20, num_training_steps=max_steps)
         parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-        begin = self._resume(state, parts, recipe)
+        saved = resume(state, parts, recipe, accelerator.device)
+        begin = int(saved["step"]) if saved else 0
+        if saved:
+            self.seconds, self.losses = saved["seconds"], saved["losses"]
         started, before = time.monotonic(), self.seconds
         bar = tqdm(range(begin, max_steps), initial=begin, total=max_steps, disable=not accelerator.is_main_process)
         for step in bar:
@@ -349,17 +352,6 @@ class Run:
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
-
-    def _resume(self, path: Path, parts: dict[str, Any], recipe: dict[str, Any]) -> int:
-        if not path.exists():
-            return 0
-        saved = read_state(path, self.accelerator.device)
-        if saved["recipe"] != json.dumps(recipe):
-            raise ValueError(f"{path} belongs to another recipe; finish that one, remove it, or choose another out")
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        self.seconds, self.losses = saved["seconds"], saved["losses"]
-        return int(saved["step"])
 
     def _losses(self, batch_size: int, random: Random) -> dict[str, Tensor]:
         name = random.choices(list(self.shares), list(self.shares.values()))[0]

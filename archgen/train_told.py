@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from archgen.denoiser import GraphDenoiser, Text
-from archgen.hub import read_state, resolve, save_state
+from archgen.hub import resolve, resume, save_state
 from archgen.pipeline import ArchitecturePipeline
 from archgen.scheduler import AbsorbingScheduler
 from archgen.text import ArchBERT
@@ -72,7 +71,8 @@ def train_told(
     average.to(accelerator.device)
     parts = {"model": network, "optimizer": optimizer, "schedule": schedule, "ema": average}
     state = folder / "state" / "told.pt"
-    begin, before = _resume(state, parts, recipe)
+    saved = resume(state, parts, recipe)
+    begin, before = (int(saved["step"]), float(saved["seconds"])) if saved else (0, 0.0)
     started, mean = time.monotonic(), None
     bar = tqdm(range(begin, max_steps), initial=begin, total=max_steps, disable=not accelerator.is_main_process)
     for step in bar:
@@ -88,9 +88,9 @@ def train_told(
         mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
         bar.set_postfix(loss=f"{mean:.4f}")
         if accelerator.is_main_process and (step + 1) % save_every == 0:
-            saved = {name: part.state_dict() for name, part in parts.items()}
+            now = {name: part.state_dict() for name, part in parts.items()}
             seconds = before + time.monotonic() - started
-            save_state({**saved, "step": step + 1, "seconds": seconds, "recipe": json.dumps(recipe)}, state)
+            save_state({**now, "step": step + 1, "seconds": seconds, "recipe": json.dumps(recipe)}, state)
     if accelerator.is_main_process:
         average.copy_to(network.parameters())
         pipeline.register_modules(text_denoiser=network.eval())
@@ -98,17 +98,6 @@ def train_told(
         state.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     accelerator.end_training()
-
-
-def _resume(path: Path, parts: dict[str, Any], recipe: dict[str, Any]) -> tuple[int, float]:
-    if not path.exists():
-        return 0, 0.0
-    saved = read_state(path)
-    if saved["recipe"] != json.dumps(recipe):
-        raise ValueError(f"{path} belongs to another recipe; finish that one, or remove it")
-    for name, part in parts.items():
-        part.load_state_dict(saved[name])
-    return int(saved["step"]), float(saved["seconds"])
 
 
 def batch(corpus: Corpus, reader: ArchBERT, size: int, random: Random, accelerator: Any) -> tuple[Tensor, Text]:

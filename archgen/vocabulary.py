@@ -46,7 +46,6 @@ OPERATIONS = {
 COMPARE: dict[str, Callable[[Tensor, Tensor | float], Tensor]] = {
     "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
-OPPOSITE = {"<=": ">", ">": "<=", ">=": "<", "<": ">=", "==": "!=", "!=": "=="}
 MILLIONS = ("params", "flops")  # attributes that are given in millions
 WISHES = ("accuracy",)  # that are measured: asked to be high, not counted
 
@@ -126,18 +125,6 @@ class Facts:
     def expand(self, attributes: Sequence[str]) -> tuple[str, ...]:
         """Sums written out: `conv` is `conv3x3 + conv1x1`."""
         return tuple(part for name in attributes for part in SUMS.get(name, (name,)))
-
-    def knows(self, request: Request) -> bool:
-        """Whether the space has all attributes of a request."""
-        named = {
-            name
-            for clause in request
-            for one in clause
-            for side in (one.left, one.right)
-            if isinstance(side, tuple)
-            for name in self.expand(side)
-        }
-        return named <= set(self.attributes)
 
     def holds(self, request: Request, values: Mapping[str, Float[Tensor, " batch"]]) -> Bool[Tensor, " batch"]:
         """Whether members meet a request; they must be connected in any case.

@@ -14,6 +14,7 @@ import json
 import time
 
 import torch
+from check_steering import tilted
 from torch import Tensor
 
 from archgen.benchmark import Table, find_table
@@ -26,16 +27,6 @@ WAYS = (  # checkpoint, network calls, factor of the strength; DiffusionNAG make
     *(("nasbench201-ve", calls, times) for calls, times in ((36, 1.0), (200, 1.0), (200, 4.0), (2000, 1.0))),
 )
 PLACE = 5 ** torch.arange(5, -1, -1)  # of the six options in the number of a cell
-
-
-def tilted(value: Tensor, size: float) -> tuple[float, Tensor]:
-    """The strength at which the exact distribution has an effective size, and that distribution."""
-    low, high = 0.0, 1e6 / (value.max() - value.min()).item()
-    for _ in range(200):
-        strength = (low + high) / 2
-        chance = (strength * value).softmax(0)
-        low, high = (strength, high) if 1 / (chance**2).sum() > size else (low, strength)
-    return strength, chance
 
 
 def sampled(pipeline: ArchitecturePipeline, n: int, strength: float, calls: int | None) -> dict[str, float | Tensor]:
