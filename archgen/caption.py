@@ -32,11 +32,12 @@ SPACE_WORDS = {
     "large": [("params", ">=", "q80")], "huge": [("params", ">=", "q95")],
     "fast": [("flops", "<=", "q30")], "micro": [("flops", "<=", "q10")], "expensive": [("flops", ">=", "q80")],
     "not_large": [("params", "<", "q80")], "not_small": [("params", ">", "q30")],
-    "not_tiny": [("params", ">", "q10")], "accurate": [("accuracy", ">=", "q95")],
+    "not_tiny": [("params", ">", "q10")], "not_huge": [("params", "<", "q95")],
+    "not_fast": [("flops", ">", "q30")], "server": [("flops", ">=", "q80")], "accurate": [("accuracy", ">=", "q95")],
 }  # fmt: skip
 WORDS: dict[str, dict[str, list[tuple[str, str, Any]]]] = {
     "nasbench201": SPACE_WORDS | {
-        "shallow": [("depth", "<=", 1.0)], "deep": [("depth", ">=", 3.0)],
+        "shallow": [("depth", "<=", 1.0)], "not_shallow": [("depth", ">", 1.0)], "deep": [("depth", ">=", 3.0)],
         "residual": [("skip", ">=", 1.0)], "resnet": [("skip", ">=", 1.0), ("conv3x3", ">=", 1.0)],
         "plain": [("skip", "==", 0.0)], "vgg": [("skip", "==", 0.0), ("conv3x3", ">=", 1.0)],
         "inception": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0), ("pool", ">=", 1.0)],
@@ -44,12 +45,12 @@ WORDS: dict[str, dict[str, list[tuple[str, str, Any]]]] = {
         "both_convs": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0)],
     },
     "nasbench101": SPACE_WORDS | {
-        "shallow": [("depth", "<=", "q20")], "deep": [("depth", ">=", "q80")],
+        "shallow": [("depth", "<=", "q20")], "not_shallow": [("depth", ">", "q20")], "deep": [("depth", ">=", "q80")],
         "inception": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0), ("pool", ">=", 1.0)],
         "convless": [("conv", "==", 0.0)], "both_convs": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0)],
     },
     "mnasnet": SPACE_WORDS | {
-        "shallow": [("depth", "<=", "q20")], "deep": [("depth", ">=", "q80")],
+        "shallow": [("depth", "<=", "q20")], "not_shallow": [("depth", ">", "q20")], "deep": [("depth", ">=", "q80")],
         "bigger_kernels": [("kernel3", "==", 0.0)],
         "both_convs": [("kernel3", ">=", 1.0), ("kernel5", ">=", 1.0)],
     },
@@ -135,6 +136,7 @@ class Writer:
         kinds: dict[Callable[[Random], Phrase | None], int] = {
             self._count: 20, self._present: 9, self._absent: 12, self._mostly: 5, self._few: 3, self._word: 22,
             self._neither: 4, self._both: 4, self._one_of: 3, self._instead: 4, self._more: 6, self._together: 3,
+            self._each: 2, self._double: 1, self._one_absent: 1, self._three: 3,
             self._depth: 5, self._params: 8, self._flops: 7,
         }  # fmt: skip
         if OPERATIONS[self.space]:
@@ -272,6 +274,32 @@ class Writer:
         role, text, a, b = self._pair(random, kind)
         return Phrase(role, text, [[((a,), compare, (b,))]], kind)
 
+    def _each(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "each")
+        n = random.randint(1, 3)
+        phrase = self._numeric(random, role, text, (a,), "==", n, n, "each")
+        ((first,),) = phrase.clauses
+        return Phrase(role, phrase.text, [[first], [((b,), "==", first[2])]], "each")
+
+    def _double(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "double")
+        own = self.facts.expand((b,))
+        return Phrase(role, text, [[((a,), ">=", (*own, *own))]], "double")
+
+    def _one_absent(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "one_absent")
+        return Phrase(role, text, [[((a,), "==", 0.0), ((b,), "==", 0.0)]], "one_absent")
+
+    def _three(self, random: Random) -> Phrase:
+        """Three attributes that are all absent, or all present."""
+        kind, compare, number = random.choice([("none_of", "==", 0.0), ("all_of", ">=", 1.0)])
+        basic = [name for name in self.counted if name not in ("layers", "edges", "ops", "conv")]
+        names = random.sample(basic, 3)
+        role, form = self._form(random, language()[kind])
+        for slot, name in zip("ABC", names, strict=True):
+            form = form.replace("{" + slot + "}", self._plural(random, name))
+        return Phrase(role, form, [[((name,), compare, number)] for name in names], kind)
+
     def _together(self, random: Random) -> Phrase:
         compare = random.choice(["==", ">=", "<="])
         role, text, a, b = self._pair(random, "together")
@@ -288,7 +316,7 @@ class Writer:
         return self._numeric(random, role, form, ("depth",), compare, n, n, "depth")
 
     def _costly(self, random: Random, name: str) -> Phrase:
-        compare = random.choices(["<=", "<", ">=", ">", "range"], [7, 7, 3, 5, 4])[0]
+        compare = random.choices(["<=", "<", ">=", ">", "range", "~"], [7, 7, 3, 5, 4, 3])[0]
         role, form = self._form(random, language()[name][compare])
         unit = str(random.choice(self._kept(language()[name]["units"])))
         values = self.facts.table[name]
@@ -329,9 +357,11 @@ class Writer:
                 {name for clause in phrase.clauses for names, _, _ in clause for name in names} for phrase in phrases
             ]
             repeated = sum(map(len, named)) > len(set().union(*named))
-            if repeated and random.random() > 0.08:  # some contradict themselves
+            if repeated and random.random() > 0.3:
                 continue
-            if (text := self._compose(phrases, random)) is not None:
+            text = self._compose(phrases, random)
+            contradicts = repeated and text and not self.facts.holds(text.request, self.facts.table).any()
+            if text is not None and (not contradicts or random.random() < 0.25):  # some contradict themselves
                 return text
         raise RuntimeError("no request could be written")
 

@@ -48,7 +48,7 @@ _DIGITS = re.compile(
     re.IGNORECASE,
 )
 _WORDS = re.compile(
-    rf"\b(?P<fraction>(?:(?:a|one|two|three)[\s-])?(?:{'|'.join(FRACTIONS)})(?:\s+of)?\s+(?:an?|one)\s+(?P<of>million|billion|thousand|dozen|hundred))\b"
+    rf"\b(?P<fraction>(?:(?:a|one|two|three)[\s-])?(?:{'|'.join(FRACTIONS)})(?:(?:\s+of)?\s+(?:an?|one)\s+|-)(?P<of>million|billion|thousand|dozen|hundred))\b"
     rf"|\b(?P<words>(?:an?\s+(?=million|billion|thousand|hundred|dozen))?(?:{_WORD})(?:(?:[\s-]+(?:and[\s-]+(?!a\s))?)(?:{_WORD}))*(?:\s+point(?:\s+(?:{_WORD}))+)?(?P<half>\s+and\s+a\s+half)?"
     rf"(?:\s+(?:hundred|thousand|million|billion))?)\b"
     rf"|\b(?P<single>{'|'.join(SINGLE)})\b",

@@ -134,7 +134,7 @@ def transitions() -> Int[Tensor, "states tokens"]:
     allow(BEGIN, [UNRELATED, UNKNOWN], LAST)
     allow(BEGIN, [END], DONE)
     allow(LEFT_COST, list(COMPARE), AGAINST_COST)
-    allow(LEFT, list(COMPARE), AGAINST)
+    allow(LEFT, [sign for sign in COMPARE if sign != "~"], AGAINST)
     allow(LEFT, ["+"], LEFT_PLUS)
     allow(LEFT_PLUS, others, LEFT)
     allow(AGAINST_COST, [*QUANTILES, *LITERALS, *POINTERS], VALUE)

@@ -43,8 +43,10 @@ OPERATIONS = {
     "nasbench101": ("conv3x3", "conv1x1", "pool"),
     "mnasnet": (),
 }
+NEAR = 0.1  # relative: what counts as about a number
 COMPARE: dict[str, Callable[[Tensor, Tensor | float], Tensor]] = {
     "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt,
+    "~": lambda value, number: abs(value - number) <= NEAR * number + 1e-12,
 }  # fmt: skip
 MILLIONS = ("params", "flops")  # attributes that are given in millions
 WISHES = ("accuracy",)  # that are measured: asked to be high, not counted
@@ -56,7 +58,7 @@ class Predicate:
 
     Attributes:
         left: Attributes that are added.
-        compare: `<=`, `>=`, `==`, `!=`, `<` or `>`.
+        compare: `<=`, `>=`, `==`, `!=`, `<`, `>`, or `~` for within a tenth.
         right: A number, in millions for `params` and `flops`; `qK`, the K-th percentile of the attribute over the
             space; or attributes that are added.
     """
@@ -164,6 +166,9 @@ class Facts:
         def side(names: Sequence[str]) -> str:
             return " + ".join(self.expressions[name] for name in self.expand(names))
 
+        if one.compare == "~":
+            number = self._number(one)
+            return f"{(1 - NEAR) * number:.9g} <= {side(one.left)} <= {(1 + NEAR) * number:.9g}"
         right = side(one.right) if isinstance(one.right, tuple) else f"{self._number(one):.9g}"
         return f"{side(one.left)} {one.compare} {right}"
 
