@@ -13,7 +13,7 @@ from archgen.hub import resolve
 from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
 from archgen.show import draw_all, print_table, write_lines
 from archgen.space import load_space, read_architectures
-from archgen.understand import Refused, Understanding, fine_scores, text_model, understand
+from archgen.understand import Refused, Understanding, answered, fine_scores, text_model, understand
 from archgen.vocabulary import facts_of
 
 CLOSE = 200  # architectures, by their embeddings, that `find` looks at closely
@@ -79,15 +79,22 @@ def answer(pipeline: ArchitecturePipeline, understanding: Understanding, n: int,
     return result
 
 
-def describe(arch: str, space: str | None = None) -> None:
-    """Say in words what an architecture is.
+def describe(arch: str, space: str | None = None, question: str | None = None) -> None:
+    """Say in words what an architecture is, or answer a question about it.
 
     Args:
         arch: A native string, a file of JSON lines as `sample` writes, or - for standard input.
         space: Name of the search space; found out if absent.
+        question: Such as "how many 3x3 convolutions does it have?" or "does it have a skip connection?"
     """
     for architecture in read_architectures(arch, None if space is None else load_space(space)):
-        print(caption(architecture, facts_of(architecture.space.name)))
+        if question is None:
+            print(caption(architecture, facts_of(architecture.space.name)))
+            continue
+        found = answered(question, architecture)
+        if found is None:
+            raise ValueError("this is no question about an architecture; ask how many, how much, or whether it has")
+        print(("no", "yes")[found] if isinstance(found, bool) else f"{found:g}")
 
 
 def find(text: str, among: str = "-", n: int = 10, out: str | None = None) -> None:

@@ -82,7 +82,8 @@ class Text:
         text: The words.
         request: Predicates that hold of exactly the architectures it is true of.
         pointers: For each predicate, in order, the position among the numbers of the text of the one it takes.
-        kind: `request`, `unknown` (asks for what the space has no word for) or `unrelated`.
+        kind: `request`, `unknown` (asks for what the space has no word for), `unrelated`, or a question about an
+            architecture: `how` many or much of what the left side of the request names, or `whether` it is met.
         phrases: Which forms it is made of.
     """
 
@@ -447,6 +448,30 @@ class Writer:
         if random.random() < 0.4:
             text = f"{random.choice(words['open'])} {random.choice(words['head'])} {random.choice(words['story'])}"
         return self._finished(text, [], random)
+
+    def question(self, random: Random) -> Text:
+        """A question about an architecture that is there."""
+        bank = language()["questions"]
+        if random.random() < 0.4:
+            return self._whether(bank["whether"], random)
+        costs = {"depth": 2, "params": 2, "flops": 2}
+        attribute = random.choices([*self.counted, *costs], [*(1 for _ in self.counted), *costs.values()])[0]
+        form = random.choice(self._kept(bank[attribute if attribute in costs else "how"]))
+        if attribute in MILLIONS:
+            form = form.replace("{u}", str(random.choice(self._kept(language()[attribute]["units"]))))
+        elif attribute not in costs:
+            form = self._fill(form, random, attribute)
+        asked = Phrase("say", form, [[((attribute,), ">=", 0.0)]], f"how {attribute}")
+        text = self._finished(form, [asked], random)
+        return replace(text, kind="how")
+
+    def _whether(self, forms: list[str], random: Random) -> Text:
+        while True:
+            phrase = random.choices(self.kinds, self.weights)[0](random)
+            if phrase.role == "np" and phrase.clauses:
+                raw = random.choice(self._kept(forms)).replace("{x}", phrase.text)
+                if (text := self._finished(raw, [phrase], random)) is not None:
+                    return replace(text, kind="whether")
 
     def unknown(self, random: Random) -> Text:
         """A request for what the space has no word for, perhaps beside what it has."""

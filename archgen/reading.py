@@ -23,7 +23,9 @@ QUANTILES = [f"q{percent}" for percent in (10, 20, 30, 40, 60, 80, 95)]
 LITERALS = [str(number) for number in range(10)]
 POINTERS = [f"#{index}" for index in range(NUMBERS)]
 PAD, START, END, UNRELATED, UNKNOWN = "<pad>", "<start>", "<end>", "unrelated", "unknown"
-TOKENS = [PAD, START, END, UNRELATED, UNKNOWN, "+", "|", ";", *COMPARE, *ALL, *QUANTILES, *LITERALS, *POINTERS]
+HOW, WHETHER = "how", "whether"
+KINDS = (UNRELATED, UNKNOWN, HOW, WHETHER)  # of texts that are no requests, by their first token
+TOKENS = [PAD, START, END, *KINDS, "+", "|", ";", *COMPARE, *ALL, *QUANTILES, *LITERALS, *POINTERS]
 INDEX = {token: index for index, token in enumerate(TOKENS)}
 SIGNS = {0xD7: "x", 0x2265: ">=", 0x2264: "<=", 0x2260: "!="}  # that normalization would keep or lose
 LONGEST = 48  # tokens of a request
@@ -68,12 +70,14 @@ def spelled(text: Text) -> list[str]:
     Raises:
         Unreadable: If there are none.
     """
-    if text.kind != "request":
-        return [{"unknown": UNKNOWN, "unrelated": UNRELATED}[text.kind]]
-    tokens, pointers = [], iter(text.pointers)
+    if text.kind in (UNKNOWN, UNRELATED):
+        return [text.kind]
+    if text.kind == HOW:
+        return [HOW, *" + ".join(text.request[0][0].left).split()]
+    tokens, pointers = [WHETHER] if text.kind == WHETHER else [], iter(text.pointers)
     for clause in text.request:
         for place, one in enumerate(clause):
-            tokens += ["|" if place else ";"] if tokens else []
+            tokens += ["|" if place else ";"] if tokens and tokens[-1] != WHETHER else []
             tokens += [*" + ".join(one.left).split(), one.compare]
             pointer = next(pointers)
             if pointer is not None:
@@ -87,11 +91,20 @@ def spelled(text: Text) -> list[str]:
     return tokens
 
 
+def requested(kind: str, tokens: list[str], numbers: list[Mention]) -> Request:
+    """What tokens of some kind ask for or about."""
+    if kind in (UNKNOWN, UNRELATED):
+        return ()
+    if kind == HOW:
+        return ((Predicate(tuple(tokens[1::2]), ">=", 0.0),),)
+    return understood(tokens[kind == WHETHER :], numbers)
+
+
 def understood(tokens: list[str], numbers: list[Mention]) -> Request:
     """The request that tokens spell; the inverse of `spelled`.
 
     Args:
-        tokens: As the grammar admits them, without start and end.
+        tokens: As the grammar admits them, without start, kind and end.
         numbers: Of the text.
     """
     clauses: list[Clause] = []
@@ -116,13 +129,15 @@ def _predicate(tokens: list[str], numbers: list[Mention]) -> Predicate:
 
 
 # ---- the grammar ----------------------------------------------------------------------------------------------------
-BEGIN, LEFT_COST, LEFT, LEFT_PLUS, AGAINST_COST, AGAINST, RIGHT, RIGHT_PLUS, VALUE, NEXT, LAST, DONE = range(12)
+STATES = 14
+BEGIN, LEFT_COST, LEFT, LEFT_PLUS, AGAINST_COST, AGAINST, RIGHT = range(7)
+RIGHT_PLUS, VALUE, NEXT, LAST, DONE, ASKED, ASKED_PLUS = range(7, STATES)
 
 
 @cache
 def transitions() -> Int[Tensor, "states tokens"]:
     """State after each token in each state; -1 where the token is not admitted."""
-    table = torch.full((12, len(TOKENS)), -1)
+    table = torch.full((STATES, len(TOKENS)), -1)
 
     def allow(state: int, tokens: list[str], following: int) -> None:
         table[state, [INDEX[token] for token in tokens]] = following
@@ -133,6 +148,11 @@ def transitions() -> Int[Tensor, "states tokens"]:
         allow(state, others, LEFT)
     allow(BEGIN, [UNRELATED, UNKNOWN], LAST)
     allow(BEGIN, [END], DONE)
+    allow(BEGIN, [WHETHER], NEXT)
+    allow(BEGIN, [HOW], ASKED_PLUS)
+    allow(ASKED_PLUS, [name for name in ALL if name not in WISHES], ASKED)
+    allow(ASKED, ["+"], ASKED_PLUS)
+    allow(ASKED, [END], DONE)
     allow(LEFT_COST, list(COMPARE), AGAINST_COST)
     allow(LEFT, [sign for sign in COMPARE if sign != "~"], AGAINST)
     allow(LEFT, ["+"], LEFT_PLUS)

@@ -26,16 +26,15 @@ from archgen.reading import (
     DONE,
     END,
     INDEX,
+    KINDS,
     LONGEST,
     PAD,
     START,
     TOKENS,
-    UNKNOWN,
-    UNRELATED,
     admitted,
     prepared,
+    requested,
     transitions,
-    understood,
 )  # fmt: skip
 from archgen.space import SearchSpace, load_space
 from archgen.vocabulary import ATTRIBUTES, Request
@@ -77,8 +76,8 @@ class Reading:
     """One way to understand a text.
 
     Attributes:
-        kind: `request`, `unknown` or `unrelated`.
-        request: What is asked for.
+        kind: `request`, `unknown`, `unrelated`, `how` or `whether`, see `archgen.caption.Text`.
+        request: What is asked for, or asked about.
         probability: That this is what was meant, of all that the reader considered.
     """
 
@@ -310,8 +309,8 @@ class ArchBERT(PreTrainedModel):
             if not score[row].isfinite():
                 continue
             tokens = [TOKENS[index] for index in written[row].tolist() if TOKENS[index] not in (PAD, END)]
-            kind = tokens[0] if tokens and tokens[0] in (UNKNOWN, UNRELATED) else "request"
-            request = understood(tokens, numbers) if kind == "request" else ()
+            kind = tokens[0] if tokens and tokens[0] in KINDS else "request"
+            request = requested(kind, tokens, numbers)
             key = (kind, tuple(sorted(set(request), key=str)))
             first = found.get(key, Reading(kind, request, 0.0))
             found[key] = Reading(kind, first.request, first.probability + math.exp(score[row].item()))

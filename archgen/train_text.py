@@ -45,12 +45,14 @@ class Mixture:
         unknown: Requests for what the space has no word for.
         unrelated: Texts that are no requests.
         anything: Requests that say nothing more.
+        question: Questions about an architecture.
     """
 
     caption: float = 0.08
     unknown: float = 0.06
     unrelated: float = 0.09
     anything: float = 0.015
+    question: float = 0.06
 
 
 def train_text(
@@ -211,8 +213,9 @@ class Corpus:
 
     def text(self, random: Random, mixture: Mixture) -> Text:
         """One text of any kind but captions."""
-        shares = (mixture.unknown, mixture.unrelated, mixture.anything)
-        kind = random.choices(["unknown", "unrelated", "anything", "request"], [*shares, 1 - sum(shares)])[0]
+        shares = (mixture.unknown, mixture.unrelated, mixture.anything, mixture.question)
+        kinds = ["unknown", "unrelated", "anything", "question", "request"]
+        kind = random.choices(kinds, [*shares, 1 - sum(shares)])[0]
         return getattr(self.writer, kind)(random)
 
     def texts(self, count: int, random: Random, mixture: Mixture) -> tuple[list[Text], list[Tensor | None]]:

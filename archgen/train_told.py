@@ -109,7 +109,7 @@ def batch(corpus: Corpus, reader: ArchBERT, size: int, random: Random, accelerat
     facts, texts, rows = corpus.facts, [], []
     generator = torch.Generator().manual_seed(random.getrandbits(60))
     while len(texts) < size:
-        found, described = corpus.texts(size, random, Mixture(caption=0.15, unknown=0.0, unrelated=0.0))
+        found, described = corpus.texts(size, random, Mixture(caption=0.15, unknown=0.0, unrelated=0.0, question=0.0))
         for text, row in zip(found, described, strict=True):
             true = None if row is not None else facts.holds(text.request, facts.table).nonzero().flatten()
             if len(texts) < size and (true is None or len(true)):

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from archgen.constraint import Infeasible
+from archgen.graph import Architecture
+from archgen.reading import HOW, KINDS, UNKNOWN, UNRELATED, WHETHER
 from archgen.text import ArchBERT, Reading
 from archgen.vocabulary import Clause, Facts, Predicate, Request, countable, facts_of
 
@@ -106,6 +108,23 @@ def written(clause: Sequence[Predicate]) -> str:
     return " or ".join(map(str, clause))
 
 
+def answered(question: str, architecture: Architecture, model: ArchBERT | None = None) -> float | bool | None:
+    """The answer to a question about an architecture, counted: how many, how much, or whether; None if it is none.
+
+    Args:
+        question: Such as "how many 3x3 convolutions does it have?" or "does it have a skip connection?"
+        architecture: What it is about.
+        model: The reader; the shipped one if absent.
+    """
+    space = architecture.space
+    facts, model = facts_of(space.name), model or text_model()
+    values = facts.of(space.encode(architecture)[None])
+    first = model.read([question], space.name)[0][0]
+    if first.kind == HOW:
+        return sum(values[name].item() for name in facts.expand(first.request[0][0].left))
+    return bool(facts.holds(first.request, values)) if first.kind == WHETHER else None
+
+
 @cache
 def text_model() -> ArchBERT:
     """The text model that is shipped, loaded once."""
@@ -148,12 +167,15 @@ def _decided(
     text: str, readings: list[Reading], parts: list[list[Reading]], facts: Facts, model: ArchBERT
 ) -> Understanding | Refused:
     """The most probable reading that something meets, or the reason why none is."""
-    chance = dict.fromkeys(("unrelated", "unknown", "request"), 0.0)
+    chance = dict.fromkeys((*KINDS, "request"), 0.0)
     for reading in readings:
         chance[reading.kind] += reading.probability
-    if not readings or max(chance, key=chance.__getitem__) == "unrelated":
+    kind = max(chance, key=chance.__getitem__)
+    if kind in (HOW, WHETHER):
+        return Refused("this is a question about an architecture: archgen describe ARCH --question answers it")
+    if not readings or kind == UNRELATED:
         return Refused("this is no request for an architecture; say for example 'a small network without pooling'")
-    if max(chance, key=chance.__getitem__) == "unknown":
+    if kind == UNKNOWN:
         known = ", ".join(NAMES[name] for name in facts.attributes)
         return Refused(f"{facts.space.name} has no word for a part of this; it knows {known}")
     requests = [reading for reading in readings if reading.kind == "request"]

@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 from archgen.caption import Writer, describe, is_held_out, language, wiring
 from archgen.constraint import Constraint, quantity
 from archgen.numerals import find_numbers
-from archgen.reading import DONE, END, INDEX, TOKENS, Unreadable, admitted, prepared, spelled, transitions, understood
+from archgen.reading import (
+    DONE,
+    END,
+    INDEX,
+    KINDS,
+    TOKENS,
+    Unreadable,
+    admitted,
+    prepared,
+    requested,
+    spelled,
+    transitions,
+    understood,
+)  # fmt: skip
 from archgen.space import load_space
 from archgen.vocabulary import ATTRIBUTES, Predicate, facts_of
 
@@ -105,7 +118,19 @@ def test_whatever_the_grammar_admits_is_a_request(space):
             state = int(transitions()[state, token])
             tokens.append(TOKENS[token])
         if state == DONE and tokens[0] not in ("unrelated", "unknown"):
-            facts_of(space).constraint(understood(tokens[:-1], numbers))
+            kind = tokens[0] if tokens[0] in KINDS else "request"
+            facts_of(space).constraint(requested(kind, tokens[:-1], numbers))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_questions_are_spelled_too(space):
+    writer, random = Writer(facts_of(space), "all"), Random(4)
+    for _ in range(200):
+        text = writer.question(random)
+        tokens, (_, numbers) = spelled(text), prepared(text.text, space)
+        assert tokens[0] == text.kind
+        asked = requested(text.kind, tokens, numbers)
+        assert list(map(str, asked[0])) == list(map(str, text.request[0]))
 
 
 def test_contradictions_are_written_sometimes():
