@@ -17,13 +17,16 @@ from typing import Any
 
 import yaml
 
-from archgen.graph import Architecture
+from archgen.graph import Architecture, Node
 from archgen.numerals import find_numbers
 from archgen.vocabulary import MILLIONS, OPERATIONS, Facts, Predicate, Request
 
 HELD_OUT = 0.15  # share of phrases, and of nouns, that are kept from training
 LEAST_HELD = 6  # of a list with fewer phrases none is held out
 TYPOS, CASES = 0.15, 0.35  # shares of texts with slips of the keyboard, and in unusual case
+CONTRARY = 0.04  # share of requests that contradict themselves on purpose
+BEYOND = 0.05  # share of sizes that are far from any that there is
+WIRING_ALONE = 0.3  # share of captions that say nothing but how the operations are wired
 PREDICATES = (0.34, 0.40, 0.19, 0.07)  # shares of requests with one to four phrases
 START, MIDDLE, END = "\x01", "\x02", "\x03"  # around the number and the text of what is a number
 SPACE_WORDS = {
@@ -72,6 +75,21 @@ def language() -> dict[str, Any]:
 def is_held_out(phrase: str) -> bool:
     """Whether a phrase is kept from training; decided by the phrase alone."""
     return zlib.crc32(phrase.encode()) % 1000 < 1000 * HELD_OUT
+
+
+@cache
+def phrases(held_out: str) -> dict[str, Any]:
+    """The language with, in each of its lists, the phrases that `Writer` asks for, all of them if there are few."""
+
+    def kept(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: kept(value) for key, value in part.items()}
+        forms = [str(form) for form in part]
+        if len(forms) < LEAST_HELD or held_out == "all":
+            return forms
+        return [form for form in forms if is_held_out(form) == (held_out == "only")] or forms
+
+    return kept(language())
 
 
 @dataclass(frozen=True)
@@ -127,17 +145,16 @@ class Writer:
     """
 
     def __init__(self, facts: Facts, held_out: str = "without"):
-        self.facts, self.held_out, self.space = facts, held_out, facts.space.name
-        self.words, self.counted = WORDS[self.space], COUNTED[self.space]
-        self.nouns = {
-            name: [self._noun(one) for one in self._kept(forms)] for name, forms in language()["nouns"].items()
-        }
+        self.facts, self.space = facts, facts.space.name
+        self.words, self.counted, self.phrases = WORDS[self.space], COUNTED[self.space], phrases(held_out)
+        self.nouns = {name: [self._noun(one) for one in forms] for name, forms in self.phrases["nouns"].items()}
         if self.space == "nasbench101":
-            self.nouns["pool"] = [self._noun(one) for one in self._kept(language()["nouns"]["maxpool"])]
+            self.nouns["pool"] = self.nouns["maxpool"]
+        self.depths = facts.table["depth"].unique().tolist()[1:]
         kinds: dict[Callable[[Random], Phrase | None], int] = {
             self._count: 20, self._present: 9, self._absent: 12, self._mostly: 5, self._few: 3, self._word: 22,
             self._neither: 4, self._both: 4, self._one_of: 3, self._instead: 4, self._more: 6, self._together: 3,
-            self._each: 2, self._double: 1, self._one_absent: 1, self._three: 3,
+            self._as_well: 2, self._each: 2, self._double: 1, self._one_absent: 1, self._three: 3,
             self._depth: 5, self._params: 8, self._flops: 7,
         }  # fmt: skip
         if OPERATIONS[self.space]:
@@ -148,11 +165,6 @@ class Writer:
         self._marks = 0
 
     # ---- choosing ------------------------------------------------------------------------------------------------
-    def _kept(self, forms: list[str]) -> list[str]:
-        if len(forms) < LEAST_HELD or self.held_out == "all":
-            return forms
-        return [form for form in forms if is_held_out(form) == (self.held_out == "only")] or forms
-
     @staticmethod
     def _noun(entry: str) -> tuple[str, str]:
         singular, _, plural = str(entry).partition("/")
@@ -160,7 +172,7 @@ class Writer:
 
     def _form(self, random: Random, table: Mapping[str, list[str]]) -> tuple[str, str]:
         """Role and phrase: long lists are drawn from more often."""
-        forms = [(role, form) for role in ("adj", "np", "post", "say") for form in self._kept(table.get(role) or [])]
+        forms = [(role, form) for role in ("adj", "np", "post", "say") for form in table.get(role) or []]
         role, form = random.choice(forms)
         return role, _alternative(str(form), random)
 
@@ -185,7 +197,7 @@ class Writer:
     def _count(self, random: Random) -> Phrase:
         attribute = random.choice(list(self.counted))
         compare = random.choices(["==", ">=", "<=", ">", "<", "!=", "range", "either"], [34, 18, 16, 8, 8, 2, 9, 5])[0]
-        role, form = self._form(random, language()["count"][compare])
+        role, form = self._form(random, self.phrases["count"][compare])
         most = self.counted[attribute]
         low = 7 if attribute == "layers" else 0
         n = random.randint(low, most) if random.random() > 0.04 else random.randint(most, most + 6)
@@ -213,7 +225,7 @@ class Writer:
 
     def _of_one(self, random: Random, kind: str, compare: str, number: float, names: tuple[str, ...] = ()) -> Phrase:
         attribute = random.choice(names) if names else self._attribute(random)
-        role, form = self._form(random, language()[kind])
+        role, form = self._form(random, self.phrases[kind])
         return Phrase(role, self._fill(form, random, attribute), [[((attribute,), compare, number)]], kind)
 
     def _present(self, random: Random) -> Phrase:
@@ -221,9 +233,9 @@ class Writer:
 
     def _absent(self, random: Random) -> Phrase:
         if random.random() < 0.04:  # to do without what the space lacks anyway asks for nothing
-            role, form = self._form(random, language()["absent"])
+            role, form = self._form(random, self.phrases["absent"])
             lacking = random.choice(
-                [*language()["unknown"], *language()["unknown_" + self.space.removeprefix("nasbench")]]
+                [*self.phrases["unknown"], *self.phrases["unknown_" + self.space.removeprefix("nasbench")]]
             )
             lacking = re.sub(r"^(an?|the) |\{n\} ", "", lacking)
             return Phrase(role, re.sub(r"\{[NPS]\}", lambda _: lacking, form), [], "absent unknown")
@@ -241,7 +253,7 @@ class Writer:
     def _only(self, random: Random) -> Phrase:
         operations = OPERATIONS[self.space]
         attribute = random.choice([*operations, "conv"])
-        role, form = self._form(random, language()["only"])
+        role, form = self._form(random, self.phrases["only"])
         own = self.facts.expand((attribute,))
         clauses = [[((attribute,), ">=", 1.0)], *([((name,), "==", 0.0)] for name in operations if name not in own)]
         return Phrase(role, self._fill(form, random, attribute), clauses, "only")
@@ -251,7 +263,7 @@ class Writer:
         a = self._attribute(random)
         overlapping = [name for name in self.counted if set(self.facts.expand((name,))) & set(self.facts.expand((a,)))]
         b = self._attribute(random, tuple(overlapping))
-        role, form = self._form(random, language()[kind])
+        role, form = self._form(random, self.phrases[kind])
         return role, form.replace("{A}", self._plural(random, a)).replace("{B}", self._plural(random, b)), a, b
 
     def _neither(self, random: Random) -> Phrase:
@@ -296,7 +308,7 @@ class Writer:
         kind, compare, number = random.choice([("none_of", "==", 0.0), ("all_of", ">=", 1.0)])
         basic = [name for name in self.counted if name not in ("layers", "edges", "ops", "conv")]
         names = random.sample(basic, 3)
-        role, form = self._form(random, language()[kind])
+        role, form = self._form(random, self.phrases[kind])
         for slot, name in zip("ABC", names, strict=True):
             form = form.replace("{" + slot + "}", self._plural(random, name))
         return Phrase(role, form, [[((name,), compare, number)] for name in names], kind)
@@ -312,16 +324,18 @@ class Writer:
 
     def _depth(self, random: Random) -> Phrase:
         compare = random.choices(["==", ">=", "<=", ">", "<"], [6, 3, 3, 1, 1])[0]
-        role, form = self._form(random, language()["depth"][compare])
-        n = round(float(random.choice(self.facts.table["depth"].unique().tolist()[1:])))
+        role, form = self._form(random, self.phrases["depth"][compare])
+        n = round(random.choice(self.depths))
         return self._numeric(random, role, form, ("depth",), compare, n, n, "depth")
 
     def _costly(self, random: Random, name: str) -> Phrase:
         compare = random.choices(["<=", "<", ">=", ">", "range", "~"], [7, 7, 3, 5, 4, 3])[0]
-        role, form = self._form(random, language()[name][compare])
-        unit = str(random.choice(self._kept(language()[name]["units"])))
+        role, form = self._form(random, self.phrases[name][compare])
+        unit = str(random.choice(self.phrases[name]["units"]))
         values = self.facts.table[name]
         n, m = sorted(float(values[random.randrange(len(values))]) for _ in range(2))
+        if random.random() < BEYOND:
+            n, m = (value * random.choice([0.01, 0.1, 10, 100]) for value in (n, m))
         n, m = _rounded(n, random), _rounded(max(m, n * 1.05), random)
         spell = (lambda value, random: _large_number(value, random, unit)) if name == "flops" else _large_number
         form = form.replace("{n} {u}", "{n} {u}").replace("{u}", unit)
@@ -339,9 +353,20 @@ class Writer:
             3 if name in ("small", "large", "fast", "deep", "shallow", "tiny", "huge") else 1 for name in self.words
         ]
         name = random.choices(list(self.words), weights)[0]
-        table = language()["both_convs"] if name == "both_convs" else language()["words"][name]
+        table = self.phrases["both_convs"] if name == "both_convs" else self.phrases["words"][name]
         role, form = self._form(random, table)
         return Phrase(role, form, [[((a,), compare, right)] for a, compare, right in self.words[name]], name)
+
+    def _as_well(self, random: Random) -> Phrase:
+        """Two adjectives at once."""
+        pair: list[Phrase] = []
+        while len(pair) < 2:
+            pair += [
+                one for one in (random.choice([self._word, self._word, self._absent])(random),) if one.role == "adj"
+            ]
+        form = random.choice(self.phrases["as_well"])
+        text = form.replace("{x}", pair[0].text).replace("{y}", pair[1].text)
+        return Phrase("say", text, pair[0].clauses + pair[1].clauses, "as_well")
 
     # ---- whole texts ---------------------------------------------------------------------------------------------
     def request(self, random: Random, kinds: int | None = None) -> Text:
@@ -351,24 +376,26 @@ class Writer:
             random: Source of randomness.
             kinds: Number of phrases.
         """
-        for _ in range(100):
-            count = kinds or random.choices([1, 2, 3, 4], PREDICATES)[0]
+        contrary = kinds is None and random.random() < CONTRARY
+        for _ in range(200):
+            count = kinds or max(1 + contrary, random.choices([1, 2, 3, 4], PREDICATES)[0])
             phrases = [draw(random) for draw in random.choices(self.kinds, self.weights, k=count)]
             named = [
                 {name for clause in phrase.clauses for names, _, _ in clause for name in names} for phrase in phrases
             ]
             repeated = sum(map(len, named)) > len(set().union(*named))
-            if repeated and random.random() > 0.3:
+            if contrary > repeated or (repeated and not contrary and random.random() > 0.3):
                 continue
             text = self._compose(phrases, random)
-            contradicts = repeated and text and not self.facts.holds(text.request, self.facts.table).any()
-            if text is not None and (not contradicts or random.random() < 0.25):  # some contradict themselves
+            if text is not None and not (
+                repeated and contrary is self.facts.holds(text.request, self.facts.table).any().item()
+            ):
                 return text
         raise RuntimeError("no request could be written")
 
     def _compose(self, phrases: list[Phrase], random: Random) -> Text | None:
         """Words in some order; None where a number cannot be read back."""
-        words = language()["frame"]
+        words = self.phrases["frame"]
         style = random.random()
         random.shuffle(phrases)
         head = random.choice(words["head"])
@@ -391,6 +418,11 @@ class Writer:
                 else:
                     raw += random.choice([", ", ". ", "; ", " - ", " and "]) + phrase.text
                 linked = phrase.role
+        elif style < 0.5:  # a list, a line or a number each
+            mark = random.choice(["- ", "* ", "\u2022 ", "1. ", "(1) ", "1) "])
+            lines = [mark.replace("1", str(place)) + phrase.text for place, phrase in enumerate(phrases, 1)]
+            title = random.choice([*words["title"], f"{random.choice(words['open'])} {head}:"])
+            raw = f"{title}{random.choice([' ', chr(10)])}{random.choice([' ', chr(10), '; ']).join(lines)}"
         else:  # telegraphic, in any order
             join = random.choice(words["join"])
             parts = [
@@ -443,22 +475,22 @@ class Writer:
 
     def anything(self, random: Random) -> Text:
         """A request for an architecture that says no more."""
-        words = language()["frame"]
-        text = random.choice(self._kept(words["any"]))
+        words = self.phrases["frame"]
+        text = random.choice(words["any"])
         if random.random() < 0.4:
             text = f"{random.choice(words['open'])} {random.choice(words['head'])} {random.choice(words['story'])}"
         return self._finished(text, [], random)
 
     def question(self, random: Random) -> Text:
         """A question about an architecture that is there."""
-        bank = language()["questions"]
+        bank = self.phrases["questions"]
         if random.random() < 0.4:
             return self._whether(bank["whether"], random)
         costs = {"depth": 2, "params": 2, "flops": 2}
         attribute = random.choices([*self.counted, *costs], [*(1 for _ in self.counted), *costs.values()])[0]
-        form = random.choice(self._kept(bank[attribute if attribute in costs else "how"]))
+        form = random.choice(bank[attribute if attribute in costs else "how"])
         if attribute in MILLIONS:
-            form = form.replace("{u}", str(random.choice(self._kept(language()[attribute]["units"]))))
+            form = form.replace("{u}", str(random.choice(self.phrases[attribute]["units"])))
         elif attribute not in costs:
             form = self._fill(form, random, attribute)
         asked = Phrase("say", form, [[((attribute,), ">=", 0.0)]], f"how {attribute}")
@@ -469,33 +501,16 @@ class Writer:
         while True:
             phrase = random.choices(self.kinds, self.weights)[0](random)
             if phrase.role == "np" and phrase.clauses:
-                raw = random.choice(self._kept(forms)).replace("{x}", phrase.text)
+                raw = random.choice(forms).replace("{x}", phrase.text)
                 if (text := self._finished(raw, [phrase], random)) is not None:
                     return replace(text, kind="whether")
 
     def unknown(self, random: Random) -> Text:
         """A request for what the space has no word for, perhaps beside what it has."""
-        own = language()["unknown_" + self.space.removeprefix("nasbench")]
-        lacking = random.choice(self._kept(language()["unknown"]) if random.random() < 0.7 else self._kept(own))
+        own = self.phrases["unknown_" + self.space.removeprefix("nasbench")]
+        lacking = random.choice(self.phrases["unknown"] if random.random() < 0.7 else own)
         lacking = lacking.replace("{n}", str(random.choice([2, 3, 4, 8, 12, 16])))
-        template = random.choice(
-            [
-                "with {x}",
-                "using {x}",
-                "it needs {x}",
-                "with {x} please",
-                "{x}",
-                "that uses {x}",
-                "containing {x}",
-                "I want {x}",
-                "add {x}",
-                "based on {x}",
-                "including {x}",
-                "{x} is a must",
-                "that has {x}",
-                "with {x} inside",
-            ]
-        )
+        template = _alternative(random.choice(self.phrases["unknown_frames"]), random)
         phrase = Phrase("post", template.replace("{x}", lacking), [], "unknown")
         others = [draw(random) for draw in random.choices(self.kinds, self.weights, k=random.choice([0, 1, 1, 2]))]
         text = self._compose([phrase, *others], random)
@@ -503,19 +518,19 @@ class Writer:
 
     def unrelated(self, random: Random) -> Text:
         """A text that asks for no architecture."""
-        bank = language()["unrelated"]
-        text = _alternative(str(random.choice(self._kept(bank["texts"]))), random)
+        bank = self.phrases["unrelated"]
+        text = _alternative(str(random.choice(bank["texts"])), random)
         while "{o}" in text:
             text = text.replace("{o}", random.choice(bank["objects"]), 1)
         while "{n}" in text:
             text = text.replace("{n}", _small_number(random.randint(0, 12), random), 1)
         if random.random() < 0.35:
-            extra = _alternative(str(random.choice(self._kept(bank["texts"]))), random)
+            extra = _alternative(str(random.choice(bank["texts"])), random)
             text += random.choice([" ", ". ", ", "]) + extra.replace("{o}", random.choice(bank["objects"])).replace(
                 "{n}", "3"
             )
         if random.random() < 0.15:
-            text = f"{random.choice(language()['frame']['story'])} {text}"
+            text = f"{random.choice(self.phrases['frame']['story'])} {text}"
         return Text(_noisy(text, random).strip() or "?", kind="unrelated", phrases=frozenset(["unrelated"]))
 
 
@@ -649,26 +664,34 @@ def describe(architecture: Architecture, facts: Facts, random: Random | None = N
             f"{random.choice(['It has', 'A cell with', 'A network of', 'Made of', 'With'])} {_listed(counts)}."
         )
         random.shuffle(sentences)
+        if random.random() < WIRING_ALONE:
+            return wiring(architecture)
         sentences = [one for one in sentences if random.random() < 0.7] or sentences[:1]
     return " ".join(sentences)
 
 
 def wiring(architecture: Architecture) -> str:
-    """Every operation of an architecture and what it works on, in words."""
+    """Every operation of an architecture and what it works on, in words; of a chain just their order."""
     last = len(architecture.nodes) - 1
     name = {0: "the input", **{index: f"operation {index}" for index in range(1, last)}}
-    sources = {index: [name[s] for s, t in architecture.edges if t == index] for index in range(1, last + 1)}
-    parts = []
-    for index in range(1, last):
-        node = architecture.nodes[index]
-        kind = LABELS.get(node.op, node.op.replace("_", " "))
-        details = [
-            f"{key.replace('_', ' ')} {('no', 'yes')[value] if isinstance(value, bool) else value}"
-            for key, value in node.attributes
-        ]
-        kind = f"{kind} with {_listed(details)}" if details else kind
-        parts.append(f"{name[index]} is {kind} on {_listed(sources[index])}")
-    return f"{'; '.join(parts)}; the output takes {_listed(sources[last])}.".removeprefix("; ").capitalize()
+    sources = {index: [s for s, t in architecture.edges if t == index] for index in range(1, last + 1)}
+    kinds = {index: _kind(architecture.nodes[index]) for index in range(1, last)}
+    if all(sources[index] == [index - 1] for index in sources):
+        return f"From input to output, one after the other: {'; '.join(kinds.values())}."
+    on = {index: _listed([name[source] for source in found]) for index, found in sources.items()}
+    parts = [f"{name[index]} is {kind} on {on[index]}" for index, kind in kinds.items()]
+    return f"{'; '.join([*parts, f'the output takes {on[last]}'])}.".capitalize()
+
+
+def _kind(node: Node) -> str:
+    """An operation with its article, and its attributes."""
+    kind = LABELS.get(node.op, node.op.replace("_", " "))
+    details = [
+        f"{'with' if value else 'without'} {key}" if isinstance(value, bool) else f"{key} {value}"
+        for key, value in ((key.replace("_", " "), value) for key, value in node.attributes)
+    ]
+    article = "" if kind.endswith("pooling") else "an " if kind[0] in "aeiou" else "a "
+    return f"{article}{kind}{': ' if details else ''}{', '.join(details)}"
 
 
 def _counted(attribute: str, number: int, facts: Facts, random: Random | None) -> str:

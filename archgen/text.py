@@ -39,7 +39,7 @@ from archgen.reading import (
 from archgen.space import SearchSpace, load_space
 from archgen.vocabulary import ATTRIBUTES, Request
 
-MOST_TOKENS = 96  # of a text; the rest is not read
+MOST_TOKENS = 256  # of a text; the rest is not read
 BEAM = 6
 NODES = 16  # positions of nodes that are told apart
 
@@ -145,6 +145,7 @@ class ArchBERT(PreTrainedModel):
         self.graph_head = nn.Sequential(
             nn.Linear(2 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, config.shared)
         )
+        self.clone_head = nn.Linear(2 * width, config.shared)
         self.memory = nn.Linear(hidden, width)
         self.scale = nn.Parameter(torch.tensor(math.log(20.0)))
 
@@ -210,23 +211,36 @@ class ArchBERT(PreTrainedModel):
 
     def encode_graphs(
         self, graphs: Data, rows: Int[Tensor, " labels"], masked: Bool[Tensor, " nodes"] | None = None
-    ) -> tuple[Float[Tensor, "graphs most width"], Bool[Tensor, "graphs most"], Float[Tensor, "graphs shared"]]:
-        """Nodes, where they are, and the embedding of each architecture, of length one."""
+    ) -> tuple[Float[Tensor, "graphs most width"], Bool[Tensor, "graphs most"], Float[Tensor, "graphs pooled"]]:
+        """Nodes, where they are, and what is pooled of each architecture."""
         nodes, there = self.graphs(graphs, rows, masked)
         last = there.sum(-1) - 1
         ends = nodes[torch.arange(len(nodes), device=nodes.device), last]
-        pooled = torch.cat([(nodes * there[..., None]).sum(1) / 8, ends], -1)
-        return nodes, there, F.normalize(self.graph_head(pooled), dim=-1)
+        return nodes, there, torch.cat([(nodes * there[..., None]).sum(1) / 8, ends], -1)
+
+    def _project(self, head: nn.Module, architectures: Sequence[Architecture], batch_size: int) -> Tensor:
+        rows, parts = self.label_rows(architectures[0].space), []
+        for start in range(0, len(architectures), batch_size):
+            graphs = Batch.from_data_list([one.to_pyg() for one in architectures[start : start + batch_size]])
+            parts.append(F.normalize(head(self.encode_graphs(graphs.to(self.device), rows)[2]), dim=-1))
+        return torch.cat(parts)
 
     @torch.inference_mode()
     def embed(self, architectures: Sequence[Architecture], batch_size: int = 2048) -> Float[Tensor, "archs shared"]:
-        """Embeddings of architectures of one space."""
-        rows = self.label_rows(architectures[0].space)
-        parts = []
-        for start in range(0, len(architectures), batch_size):
-            graphs = Batch.from_data_list([one.to_pyg() for one in architectures[start : start + batch_size]])
-            parts.append(self.encode_graphs(graphs.to(self.device), rows)[2])
-        return torch.cat(parts)
+        """Embeddings of architectures of one space, near those of texts that are true of them."""
+        return self._project(self.graph_head, architectures, batch_size)
+
+    @torch.inference_mode()
+    def clones(
+        self, first: Sequence[Architecture], second: Sequence[Architecture], batch_size: int = 2048
+    ) -> Float[Tensor, "first second"]:
+        """How alike architectures of one space are: 1 if they are the same network, less the more they differ."""
+        left, right = (self._project(self.clone_head, part, batch_size) for part in (first, second))
+        place: dict[str, int] = {}
+        left_id, right_id = (
+            torch.tensor([place.setdefault(one.hash, len(place)) for one in part]) for part in (first, second)
+        )
+        return torch.where(left_id[:, None] == right_id, 1.0, (left @ right.T).cpu())
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str], space: str) -> Float[Tensor, "texts shared"]:

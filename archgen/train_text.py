@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,6 +26,7 @@ from archgen.caption import Text, Writer, describe
 from archgen.constraint import neighbours
 from archgen.hub import replacing_folder, resume, save_state
 from archgen.reading import END, INDEX, MARKERS, PAD, SPACES, START, Unreadable, spelled
+from archgen.space import SearchSpace
 from archgen.text import MOST_TOKENS, ArchBERT, ArchBERTConfig, all_labels
 from archgen.trainer import make_accelerator
 from archgen.vocabulary import Facts, facts_of
@@ -33,7 +35,13 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # o
 COMMON = 12_000  # of BERT's words, by frequency, are kept beside those of the corpus
 SORTED = 4  # batches of texts that are sorted by length before one is taken
 MATCHED = 32  # texts of a batch whose pairs get the fine score
+OTHERS = 64  # architectures of a batch that are drawn without looking at its texts
+CLONE_SCALE = 20.0  # of the cosine of two architectures
+HIDDEN = {"request": 0.15, "caption": 0.5}  # share of the nodes that are hidden; more where the text tells them
 LETTERS = 90  # a text on average, at most: batches of longer ones hold fewer
+
+Codes = Int[Tensor, "archs holes"]
+Truth = Bool[Tensor, "texts archs"]
 
 
 @dataclass
@@ -41,14 +49,14 @@ class Mixture:
     """Shares of the texts; the rest are requests.
 
     Args:
-        caption: Descriptions of architectures.
+        caption: Share of the batches that hold descriptions of architectures, a quarter as many as other texts.
         unknown: Requests for what the space has no word for.
         unrelated: Texts that are no requests.
         anything: Requests that say nothing more.
         question: Questions about an architecture.
     """
 
-    caption: float = 0.08
+    caption: float = 0.15
     unknown: float = 0.06
     unrelated: float = 0.09
     anything: float = 0.015
@@ -138,7 +146,7 @@ def fresh_model(encoder: str, corpora: dict[str, Corpus], seed: int) -> ArchBERT
         settings = bert.config.to_diff_dict() | size
     else:
         settings = size | {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
-                           "intermediate_size": 1024, "max_position_embeddings": 128}  # fmt: skip
+                           "intermediate_size": 1024, "max_position_embeddings": MOST_TOKENS}  # fmt: skip
     unwanted = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
     model = ArchBERT(ArchBERTConfig({k: v for k, v in settings.items() if k not in unwanted}, all_labels()))
     if encoder == "minilm":
@@ -218,60 +226,99 @@ class Corpus:
         kind = random.choices(kinds, [*shares, 1 - sum(shares)])[0]
         return getattr(self.writer, kind)(random)
 
-    def texts(self, count: int, random: Random, mixture: Mixture) -> tuple[list[Text], list[Tensor | None]]:
-        """So many texts of similar length; for captions the architecture each of them describes."""
-        many: list[tuple[Text, Tensor | None]] = []
+    def texts(self, count: int, random: Random, mixture: Mixture) -> list[Text]:
+        """So many requests and other short texts, of similar length."""
+        many: list[Text] = []
         while len(many) < SORTED * count:
-            if random.random() < mixture.caption:
-                row = self.facts.members[random.randrange(len(self.facts.members))]
-                words = describe(self.facts.space.decode(row), self.facts, random)
-                many.append((Text(words, kind="caption"), row))
-                continue
             text = self.text(random, mixture)
             try:
                 spelled(text)
             except Unreadable:
                 continue
-            many.append((text, None))
-        many.sort(key=lambda pair: len(pair[0].text))
+            many.append(text)
+        many.sort(key=lambda text: len(text.text))
         start = random.randrange(SORTED) * count
         chosen = many[start : start + count]
-        chosen = chosen[: max(8, count * LETTERS // max(LETTERS, len(chosen[-1][0].text)))]
-        return [text for text, _ in chosen], [row for _, row in chosen]
+        return chosen[: max(8, count * LETTERS // max(LETTERS, len(chosen[-1].text)))]
 
-    def architectures(
-        self, texts: list[Text], described: list[Tensor | None], random: Random, others: int = 64
-    ) -> tuple[Int[Tensor, "archs holes"], Bool[Tensor, "texts archs"], Bool[Tensor, " texts"]]:
-        """Architectures that texts are true of, neighbours that they are false of, and others.
+    def captions(self, count: int, random: Random) -> tuple[list[Text], Int[Tensor, "captions holes"]]:
+        """Descriptions, and the architectures that they describe."""
+        codes = self.facts.members[[random.randrange(len(self.facts.members)) for _ in range(count)]]
+        words = [describe(one, self.facts, random) for one in self.facts.space.decode_all(codes)]
+        return [Text(text, kind="caption") for text in words], codes
+
+    def of_requests(self, texts: list[Text], random: Random) -> tuple[Codes, Truth]:
+        """Architectures of which requests are true, neighbours of which they are false, and others.
 
         Returns:
-            Their codes, of which text each is true, and which texts are true of some and false of others.
+            Their codes, and of which of them each text is true.
         """
         facts, space = self.facts, self.facts.space
         generator = torch.Generator().manual_seed(random.getrandbits(60))
-        chosen = [facts.members[torch.randint(len(facts.members), (others,), generator=generator)]]
-        for text, row in zip(texts, described, strict=True):
-            if text.kind == "request" and text.request:
-                rows = facts.holds(text.request, facts.table).nonzero().flatten()
-                row = facts.members[rows[random.randrange(len(rows))]] if len(rows) else None
-            if row is None:
+        chosen = [self._others(generator)]
+        for text in texts:
+            if text.kind != "request" or not text.request:
                 continue
-            near = neighbours(space, row[None])
+            rows = facts.holds(text.request, facts.table).nonzero().flatten()
+            if not len(rows):
+                continue
+            row = facts.members[rows[random.randrange(len(rows))]][None]
+            near = neighbours(space, row)
             near = near[space.feasible(near)]
             near = near[torch.randperm(len(near), generator=generator)[:6]]
-            if text.kind == "request":
-                wrong = near[~facts.holds(text.request, facts.of(near))]
-                near = wrong if len(wrong) else near
-            chosen += [row[None], near[:1]]
+            wrong = near[~facts.holds(text.request, facts.of(near))]
+            chosen += [row, (wrong if len(wrong) else near)[:1]]
         codes = torch.cat(chosen).unique(dim=0)
         values = facts.of(codes)
         true = torch.zeros(len(texts), len(codes), dtype=torch.bool)
-        for index, (text, row) in enumerate(zip(texts, described, strict=True)):
-            if row is not None:
-                true[index] = (codes == row).all(-1)
-            elif text.kind == "request" and text.request:
+        for index, text in enumerate(texts):
+            if text.kind == "request" and text.request:
                 true[index] = facts.holds(text.request, values)
-        return codes, true, true.any(-1) & ~true.all(-1)
+        return codes, true
+
+    def of_captions(self, described: Int[Tensor, "captions holes"], random: Random) -> tuple[Codes, Truth]:
+        """Those described, for each a neighbour and two with the same choices in other places, and others.
+
+        Returns:
+            Their codes, and of which of them each caption is true.
+        """
+        space = self.facts.space
+        generator = torch.Generator().manual_seed(random.getrandbits(60))
+        chosen = [self._others(generator), described]
+        for row in described:
+            for near in (neighbours(space, row[None]), swapped(space, row)):
+                near = near[torch.randperm(len(near), generator=generator)[:8]]
+                chosen.append(near[space.feasible(near)][:2])
+        codes = torch.cat(chosen).unique(dim=0)
+        return codes, (described[:, None] == codes).all(-1)
+
+    def edited(self, random: Random) -> tuple[Codes, Codes]:
+        """Architectures, and each of them with one change."""
+        generator = torch.Generator().manual_seed(random.getrandbits(60))
+        pairs = []
+        for row in self._others(generator):
+            near = neighbours(self.facts.space, row[None])
+            near = near[(near != row).any(-1)]
+            near = near[torch.randperm(len(near), generator=generator)[:8]]
+            near = near[self.facts.space.feasible(near)]
+            if len(near):
+                pairs.append(torch.stack([row, near[0]]))
+        codes, changed = torch.stack(pairs).unbind(1)
+        return codes, changed
+
+    def _others(self, generator: torch.Generator) -> Codes:
+        return self.facts.members[torch.randint(len(self.facts.members), (OTHERS,), generator=generator)]
+
+
+def swapped(space: SearchSpace, row: Int[Tensor, " holes"]) -> Codes:
+    """A code with two of its choices exchanged, in every way that changes it."""
+    holes = space.holes
+    pairs = [(i, j) for i, j in combinations(range(len(holes)), 2) if holes[i].options == holes[j].options]
+    first, second = torch.tensor([(i, j) for i, j in pairs if row[i] != row[j]], dtype=torch.long).view(-1, 2).T
+    result = row.repeat(len(first), 1)
+    places = torch.arange(len(first))
+    result[places, first], result[places, second] = row[second], row[first]
+    return result
 
 
 # ---- learning -------------------------------------------------------------------------------------------------------
@@ -353,51 +400,69 @@ class Run:
         """Over the processes; parts are called apart, so that the usual wrapper has no forward pass to hook into."""
         if self.accelerator.num_processes > 1:
             for parameter in self.model.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+                grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(grad, "mean")
 
     def _losses(self, batch_size: int, random: Random) -> dict[str, Tensor]:
         name = random.choices(list(self.shares), list(self.shares.values()))[0]
         corpus, model, device = self.corpora[name], self.model, self.accelerator.device
-        texts, described = corpus.texts(batch_size, random, self.mixture)
-        codes, true, useful = corpus.architectures(texts, described, random)
+        captions = random.random() < self.mixture.caption
+        if captions:
+            texts, described = corpus.captions(max(2, batch_size // 4), random)
+            codes, true = corpus.of_captions(described, random)
+        else:
+            texts = corpus.texts(batch_size, random, self.mixture)
+            codes, true = corpus.of_requests(texts, random)
+        useful = true.any(-1) & ~true.all(-1)
         graphs = [one.to_pyg() for one in corpus.facts.space.decode_all(codes)]
         ids, _ = model.tokens([text.text for text in texts], name)
         with self.accelerator.autocast():
             memory, embedded = model.encode_tokens(**ids)
-            nodes, there, vectors = model.encode_graphs(Batch.from_data_list(graphs).to(device), self.rows[name])
+            nodes, there, pooled = model.encode_graphs(Batch.from_data_list(graphs).to(device), self.rows[name])
+            vectors = F.normalize(model.graph_head(pooled), dim=-1)
             true, useful = true.to(device), useful.to(device)
             score = model.scale.exp().clamp(max=100) * embedded.float() @ vectors.float().T
             text, arch, label = pairs(true, useful, score.detach(), random)
             odds, _ = model.match(nodes[arch], there[arch], memory[text], ids["attention_mask"][text])
             verify = F.binary_cross_entropy_with_logits(odds.float(), label.float())
-            masked = self._masked(graphs, arch[label], text[label], memory, ids["attention_mask"], name, random)
+            share = HIDDEN["caption" if captions else "request"]
+            masked = self._masked(graphs, arch[label], text[label], memory, ids["attention_mask"], name, share, random)
             if self.objective == "archbert":
                 cosine = (embedded[text] * vectors[arch]).sum(-1).float()
                 return {"cosine": F.mse_loss(cosine, label.float()), "masked": 0.1 * masked}
-            reading = self._reading(texts, memory, ids["attention_mask"])
             contrast = contrastive(score[useful], true[useful]) + contrastive(score[useful].T, true[useful].T)
-        return {"reading": reading, "contrast": 0.5 * contrast, "match": verify, "masked": 0.1 * masked}
+            clones = self._clones(corpus, random)
+            losses = {"contrast": 0.5 * contrast, "match": verify, "masked": 0.1 * masked, "clones": 0.1 * clones}
+            return losses if captions else losses | {"reading": self._reading(texts, memory, ids["attention_mask"])}
 
     def _reading(self, texts: list[Text], memory: Tensor, mask: Tensor) -> Tensor:
-        """Cross-entropy of the tokens that texts mean; captions are not read."""
-        kept = [index for index, text in enumerate(texts) if text.kind != "caption"]
-        if not kept:
-            return memory.sum() * 0
-        rows = [[INDEX[START], *(INDEX[token] for token in spelled(texts[index])), INDEX[END]] for index in kept]
+        """Cross-entropy of the tokens that texts mean."""
+        rows = [[INDEX[START], *(INDEX[token] for token in spelled(text)), INDEX[END]] for text in texts]
         longest = max(map(len, rows))
         tokens = torch.tensor([row + [INDEX[PAD]] * (longest - len(row)) for row in rows], device=memory.device)
-        logits = self.model.next_tokens(tokens[:, :-1], memory[kept], mask[kept])
+        logits = self.model.next_tokens(tokens[:, :-1], memory, mask)
         return F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=INDEX[PAD])
 
+    def _clones(self, corpus: Corpus, random: Random) -> Tensor:
+        """Contrastive loss of architectures and what one change makes of them."""
+        codes, changed = corpus.edited(random)
+        space, model = corpus.facts.space, self.model
+        graphs = Batch.from_data_list([one.to_pyg() for one in space.decode_all(torch.cat([codes, changed]))])
+        _, _, pooled = model.encode_graphs(graphs.to(model.device), self.rows[space.name])
+        first, second = F.normalize(model.clone_head(pooled).float(), dim=-1).chunk(2)
+        score = CLONE_SCALE * first @ second.T
+        target = torch.arange(len(score), device=score.device)
+        return F.cross_entropy(score, target) + F.cross_entropy(score.T, target)
+
     def _masked(
-        self, graphs: list[Any], arch: Tensor, text: Tensor, memory: Tensor, mask: Tensor, name: str, random: Random
-    ) -> Tensor:
+        self, graphs: list[Any], arch: Tensor, text: Tensor, memory: Tensor, mask: Tensor, name: str, share: float,
+        random: Random,
+    ) -> Tensor:  # fmt: skip
         """Masked architecture modelling: hidden nodes are guessed from the others and a text that is true."""
         model, rows = self.model, self.rows[name]
         batch = Batch.from_data_list([graphs[index] for index in arch.tolist()]).to(memory.device)
         generator = torch.Generator().manual_seed(random.getrandbits(60))
-        hidden = (torch.rand(batch.num_nodes, generator=generator) < 0.15).to(memory.device)
+        hidden = (torch.rand(batch.num_nodes, generator=generator) < share).to(memory.device)
         nodes, there, _ = model.encode_graphs(batch, rows, hidden)
         _, seen = model.match(nodes, there, memory[text], mask[text])
         logits = model.label_head(seen[there][hidden]).float()

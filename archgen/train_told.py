@@ -108,14 +108,16 @@ def batch(corpus: Corpus, reader: ArchBERT, size: int, random: Random, accelerat
     """
     facts, texts, rows = corpus.facts, [], []
     generator = torch.Generator().manual_seed(random.getrandbits(60))
+    mixture = Mixture(unknown=0.0, unrelated=0.0, question=0.0)
+    if random.random() < mixture.caption:
+        found, described = corpus.captions(size, random)
+        texts, rows = [text.text for text in found], [*described[:, None].expand(-1, EACH, -1)]
     while len(texts) < size:
-        found, described = corpus.texts(size, random, Mixture(caption=0.15, unknown=0.0, unrelated=0.0, question=0.0))
-        for text, row in zip(found, described, strict=True):
-            true = None if row is not None else facts.holds(text.request, facts.table).nonzero().flatten()
-            if len(texts) < size and (true is None or len(true)):
+        for text in corpus.texts(size, random, mixture):
+            true = facts.holds(text.request, facts.table).nonzero().flatten()
+            if len(texts) < size and len(true):
                 texts.append(text.text)
-                pick = None if true is None else true[torch.randint(len(true), (EACH,), generator=generator)]
-                rows.append(row.expand(EACH, -1) if pick is None else facts.members[pick])
+                rows.append(facts.members[true[torch.randint(len(true), (EACH,), generator=generator)]])
     with torch.no_grad(), accelerator.autocast():
         ids, _ = reader.tokens(texts, facts.space.name)
         memory, _ = reader.encode_tokens(**ids)

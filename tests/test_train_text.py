@@ -6,24 +6,40 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from archgen.train_text import Corpus, Mixture, Run, contrastive, pairs, train_text
+from archgen.train_text import Corpus, Mixture, Run, contrastive, pairs, swapped, train_text
 from archgen.vocabulary import facts_of
 
 
-def test_architectures_of_a_batch_are_what_the_texts_say():
+def test_architectures_of_requests_are_what_the_texts_say():
     facts = facts_of("nasbench201")
     corpus, random = Corpus(facts, "without"), Random(0)
-    texts, described = corpus.texts(32, random, Mixture())
-    codes, true, useful = corpus.architectures(texts, described, random)
+    texts = corpus.texts(32, random, Mixture())
+    codes, true = corpus.of_requests(texts, random)
     values = facts.of(codes)
-    for row, (text, own) in enumerate(zip(texts, described, strict=True)):
-        if text.kind == "request" and text.request:
-            assert torch.equal(true[row], facts.holds(text.request, values))
-        elif own is not None:
-            assert (codes[true[row]] == own).all()
-        else:
-            assert not true[row].any()
-    assert torch.equal(useful, true.any(-1) & ~true.all(-1))
+    for row, text in zip(true, texts, strict=True):
+        asks = text.kind == "request" and text.request
+        assert torch.equal(row, facts.holds(text.request, values)) if asks else not row.any()
+
+
+@pytest.mark.parametrize("space", ["nasbench201", "nasbench101", "mnasnet"])
+def test_descriptions_are_true_of_what_they_describe_alone(space):
+    corpus, random = Corpus(facts_of(space), "without"), Random(0)
+    texts, described = corpus.captions(8, random)
+    codes, true = corpus.of_captions(described, random)
+    assert len(texts) == 8 and (true.sum(-1) == 1).all()
+    assert torch.equal(codes[true.nonzero()[:, 1]], described)
+
+
+def test_exchanged_choices_leave_as_many_of_each():
+    space, code = facts_of("nasbench201").space, torch.tensor([0, 1, 1, 2, 3, 4])
+    others = swapped(space, code)
+    assert len(others) == len(others.unique(dim=0)) == 14 and (others != code).sum(-1).eq(2).all()
+    assert torch.equal(others.sort(-1).values, code.sort().values.expand_as(others))
+
+
+def test_edited_architectures_differ_by_one_choice():
+    codes, changed = Corpus(facts_of("nasbench201"), "without").edited(Random(0))
+    assert (codes != changed).sum(-1).eq(1).all()
 
 
 def test_pairs_are_half_true_and_half_false_for_every_text():
@@ -43,7 +59,7 @@ def test_the_contrast_is_small_where_what_is_true_scores_higher():
 
 def test_batches_depend_on_the_seed_alone():
     corpus = Corpus(facts_of("mnasnet"), "without")
-    first, second = (corpus.texts(16, Random(5), Mixture())[0] for _ in range(2))
+    first, second = (corpus.texts(16, Random(5), Mixture()) for _ in range(2))
     assert first == second
 
 
