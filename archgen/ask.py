@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch_geometric.data import Batch
 
 from archgen.caption import describe as caption
 from archgen.hub import resolve
 from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
 from archgen.show import draw_all, print_table, write_lines
 from archgen.space import load_space, read_architectures
-from archgen.understand import Refused, Understanding, answered, fine_scores, text_model, understand
-from archgen.vocabulary import facts_of
+from archgen.understand import (
+    Refused,
+    Understanding,
+    answered,
+    encoded,
+    fine_scores,
+    text_model,
+    text_tokens,
+    understand,
+)
+from archgen.vocabulary import facts_of, wished
 
+POOL = 4096  # architectures that are drawn at once for many texts
+MANY = 8  # texts for which that is worth while
+CANDIDATES = 4  # as many as wanted are looked at closely
 CLOSE = 200  # architectures, by their embeddings, that `find` looks at closely
 
 
@@ -32,9 +45,10 @@ def ask(
     What was understood is said first, as predicates that every result meets; correct it with `archgen sample --where`.
 
     Args:
-        text: Such as "a small residual network without pooling that fits a phone".
+        text: Such as "a small residual network without pooling that fits a phone"; - for many, one on each line of
+            standard input, of which those that are refused do not stop the others.
         space: Name of the search space and of the checkpoint that is asked.
-        n: Number of architectures.
+        n: Number of architectures for each text.
         seed: Seed of the sampler.
         out: File for what was understood, or why it was refused, and the results, one JSON object a line.
         draw: Folder for a picture of each result and a sheet of all.
@@ -43,21 +57,72 @@ def ask(
         Refused: If the text asks for nothing that the space could give.
     """
     resolve(space)
-    (understanding,) = understand([text], space)
-    if isinstance(understanding, Refused):
+    texts = [line for line in sys.stdin.read().splitlines() if line.strip()] if text == "-" else [text]
+    understood = understand(texts, space)
+    if text != "-" and isinstance(understood[0], Refused):
         if out is not None:
-            write_lines(out, [{"text": text, "space": space, "refused": str(understanding)}])
-        raise understanding
-    result = answer(ArchitecturePipeline.load(space), understanding, n, seed)
-    records = result.records()
-    _say(understanding)
+            write_lines(out, [_refusal(text, space, understood[0])])
+        raise understood[0]
+    pipeline = ArchitecturePipeline.load(space)
+    results = iter(answers(pipeline, [one for one in understood if isinstance(one, Understanding)], n, seed))
+    lines, found = [], []
+    for each, one in zip(texts, understood, strict=True):
+        if text == "-":
+            print(f"\n{each}")
+        if isinstance(one, Refused):
+            lines.append(_refusal(each, space, one))
+            print(f"refused: {one}")
+            continue
+        result = next(results)
+        records = result.records()
+        lines += [one.record(), *records]
+        found += result.architectures
+        _say(one)
+        print_table(records)
+        if len(records) < n:
+            print(f"archgen: {len(records)} of {n}: there are no more", file=sys.stderr)
     if out is not None:
-        write_lines(out, [understanding.record(), *records])
+        write_lines(out, lines)
     if draw is not None:
-        draw_all(result.architectures, Path(draw))
-    print_table(records)
-    if len(records) < n:
-        print(f"archgen: {len(records)} of {n}: there are no more", file=sys.stderr)
+        draw_all(found, Path(draw))
+
+
+def _refusal(text: str, space: str, reason: Refused) -> dict[str, str]:
+    return {"text": text, "space": space, "refused": str(reason)}
+
+
+def answers(
+    pipeline: ArchitecturePipeline, understandings: Sequence[Understanding], n: int, seed: int = 0
+) -> list[ArchitectureOutput]:
+    """As `answer`, for many texts: one draw of the generator serves each of them that it holds enough for.
+
+    Args:
+        pipeline: A generator of the space that was spoken of.
+        understandings: What the texts ask for.
+        n: How many for each.
+        seed: Seed of the sampler.
+    """
+    if len(understandings) < MANY or pipeline.text_denoiser is not None:
+        return [answer(pipeline, one, n, seed) for one in understandings]
+    facts, model = understandings[0].facts, understandings[0].model
+    drawn = pipeline(n=POOL, distinct=False, generator=torch.Generator().manual_seed(seed)).codes
+    codes = drawn[list({one.hash: row for row, one in enumerate(pipeline.space.decode_all(drawn))}.values())]
+    values, (nodes, there) = facts.of(codes), encoded(model, facts, codes)
+    results: dict[int, ArchitectureOutput] = {}
+    best: dict[int, torch.Tensor] = {}
+    for place, one in enumerate(understandings):
+        met = facts.holds(one.request, values).nonzero().flatten()[: CANDIDATES * n]
+        if len(met) < n or wished(one.request):
+            results[place] = answer(pipeline, one, n, seed)
+        else:
+            fit = one.score(codes[met], (nodes[met], there[met]))
+            best[place] = met[fit.argsort(descending=True, stable=True)[:n]]
+    if best:
+        together = pipeline.output(codes[torch.cat([*best.values()])], len(drawn))
+        for row, place in enumerate(best):
+            part = together.part(row * n, (row + 1) * n)
+            results[place] = replace(part, understanding=understandings[place])
+    return [results[place] for place in range(len(understandings))]
 
 
 def answer(pipeline: ArchitecturePipeline, understanding: Understanding, n: int, seed: int = 0) -> ArchitectureOutput:
@@ -72,10 +137,11 @@ def answer(pipeline: ArchitecturePipeline, understanding: Understanding, n: int,
     generator = torch.Generator().manual_seed(seed)
     result = pipeline(n=n, text=understanding, generator=generator)
     if len(result.codes) < n:
-        more = pipeline(n=4 * n, text=understanding, distinct=False, generator=generator).codes
+        more = understanding.facts.parsed(understanding.request).witness(generator)
+        more = more[torch.randperm(len(more), generator=generator)]
         fresh = more[~(more[:, None] == result.codes).all(-1).any(-1)].unique(dim=0)[: n - len(result.codes)]
         codes = torch.cat([result.codes, fresh])
-        result = ArchitectureOutput(pipeline.space.decode_all(codes), codes, result.drawn, understanding=understanding)
+        result = replace(pipeline.output(codes, result.drawn), understanding=understanding)
     return result
 
 
@@ -136,8 +202,7 @@ def ranked(text: str, space: str, codes: torch.Tensor) -> torch.Tensor:
         close = order[:CLOSE]
         fit = understanding.score(codes[close])
     else:
-        graphs = Batch.from_data_list([architectures[index].to_pyg() for index in close.tolist()])
-        fit = fine_scores(model, text, facts, graphs)
+        fit = fine_scores(model, text_tokens(model, text, facts), encoded(model, facts, codes[close]))
     return torch.cat([close[fit.argsort(descending=True, stable=True)], order[CLOSE:]])
 
 

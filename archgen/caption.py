@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,6 +23,7 @@ from archgen.numerals import find_numbers
 from archgen.vocabulary import MILLIONS, OPERATIONS, Facts, Predicate, Request
 
 HELD_OUT = 0.15  # share of phrases, and of nouns, that are kept from training
+PAIRS_HELD_OUT = 0.05  # share of pairs of kinds of phrases that are kept from training
 LEAST_HELD = 6  # of a list with fewer phrases none is held out
 TYPOS, CASES = 0.15, 0.35  # shares of texts with slips of the keyboard, and in unusual case
 CONTRARY = 0.04  # share of requests that contradict themselves on purpose
@@ -72,9 +74,9 @@ def language() -> dict[str, Any]:
     return yaml.safe_load((Path(__file__).parent / "language.yaml").read_text(encoding="utf-8"))
 
 
-def is_held_out(phrase: str) -> bool:
-    """Whether a phrase is kept from training; decided by the phrase alone."""
-    return zlib.crc32(phrase.encode()) % 1000 < 1000 * HELD_OUT
+def is_held_out(phrase: str, share: float = HELD_OUT) -> bool:
+    """Whether a phrase, or a combination, is kept from training; decided by itself alone."""
+    return zlib.crc32(phrase.encode()) % 1000 < 1000 * share
 
 
 @cache
@@ -87,7 +89,7 @@ def phrases(held_out: str) -> dict[str, Any]:
         forms = [str(form) for form in part]
         if len(forms) < LEAST_HELD or held_out == "all":
             return forms
-        return [form for form in forms if is_held_out(form) == (held_out == "only")] or forms
+        return [form for form in forms if is_held_out(form) == (held_out == "phrases")] or forms
 
     return kept(language())
 
@@ -141,11 +143,12 @@ class Writer:
 
     Args:
         facts: Of the space.
-        held_out: `without` phrases that are kept from training, `only` such ones where there are any, or `all`.
+        held_out: `without` phrases and pairs of kinds of phrases that are kept from training; `phrases`, only such
+            phrases where there are any; `pairs`, at least one such pair in every request; or `all`.
     """
 
     def __init__(self, facts: Facts, held_out: str = "without"):
-        self.facts, self.space = facts, facts.space.name
+        self.facts, self.space, self.held_out = facts, facts.space.name, held_out
         self.words, self.counted, self.phrases = WORDS[self.space], COUNTED[self.space], phrases(held_out)
         self.nouns = {name: [self._noun(one) for one in forms] for name, forms in self.phrases["nouns"].items()}
         if self.space == "nasbench101":
@@ -380,6 +383,8 @@ class Writer:
         for _ in range(200):
             count = kinds or max(1 + contrary, random.choices([1, 2, 3, 4], PREDICATES)[0])
             phrases = [draw(random) for draw in random.choices(self.kinds, self.weights, k=count)]
+            if not self._admits(phrases):
+                continue
             named = [
                 {name for clause in phrase.clauses for names, _, _ in clause for name in names} for phrase in phrases
             ]
@@ -392,6 +397,12 @@ class Writer:
             ):
                 return text
         raise RuntimeError("no request could be written")
+
+    def _admits(self, phrases: list[Phrase]) -> bool:
+        """Whether these kinds of phrases may stand beside each other."""
+        pairs = combinations(sorted(phrase.key for phrase in phrases), 2)
+        held = any(is_held_out(" & ".join(pair), PAIRS_HELD_OUT) for pair in pairs)
+        return {"without": not held, "pairs": held}.get(self.held_out, True)
 
     def _compose(self, phrases: list[Phrase], random: Random) -> Text | None:
         """Words in some order; None where a number cannot be read back."""

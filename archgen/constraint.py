@@ -366,6 +366,11 @@ class Constraint:
                     low = max(low, edge)
         return low, high
 
+    @property
+    def listed(self) -> bool:
+        """Whether the space is so small that `witness` returns all that meet the constraint."""
+        return self.space.enumerate_legal is None and self.space.size <= self.space.cost.listable
+
     def witness(self, generator: torch.Generator | None = None, seconds: float = 0.8) -> Int[Tensor, "found holes"]:
         """Some members of the space that meet the constraint, at least one.
 
@@ -382,7 +387,7 @@ class Constraint:
         """
         deadline = time.monotonic() + seconds
         proven = not self.possible(self.space.domains(_all_open(self.space))).item()
-        if self.space.enumerate_legal is None and self.space.size <= self.space.cost.listable:
+        if self.listed:
             nearest, proven = self.space.legal_codes, True
         else:
             nearest = self.descend(self.space.sample(2048, generator), deadline - 0.4 * seconds)

@@ -67,6 +67,12 @@ class ArchitectureOutput(BaseOutput):
         """Exact costs of the architectures, by name."""
         return self.architectures[0].space.cost.exact(self.codes) if self.architectures else {}
 
+    def part(self, start: int, stop: int) -> ArchitectureOutput:
+        """Some of the architectures, in a row."""
+        rows = slice(start, stop)
+        predicted = {name: values[rows] for name, values in self.predicted.items()}
+        return replace(self, architectures=self.architectures[rows], codes=self.codes[rows], predicted=predicted)
+
     def records(self) -> list[dict[str, Any]]:
         """One JSON object an architecture: `space`, `arch`, `hash`, `graph`, costs, objectives, `predicted`."""
         numbers = self.costs | (self.objectives.in_own_units(self.codes) if self.objectives else {})
@@ -322,12 +328,14 @@ class ArchitecturePipeline(DiffusionPipeline):
         if objectives is None:
             believed = bool(where) and wishes.measured and isinstance(self.scheduler, AbsorbingScheduler)
             most = max(n, min((8 if believed else 4) * n, 256)) if believed or understanding else n
-            found = self._collect(n, sampler.batch, distinct, batch_size, most)
+            found = self._collect(
+                n, sampler.batch, distinct, batch_size, most, sampler.few(most) if distinct else None
+            )
             codes = found.codes
             if len(codes) > n:
                 fit = wishes.promise(codes) if believed else understanding.score(codes)
                 codes = codes[fit.argsort(descending=True, stable=True)[:n]]
-            return replace(self._output(codes, found.drawn), understanding=understanding)
+            return replace(self.output(codes, found.drawn), understanding=understanding)
         if strength is not None and not 0 <= strength < float("inf"):
             raise ValueError(f"strength is a number of at least 0, got {strength!r}")
         if isinstance(self.scheduler, VEScheduler):
@@ -343,7 +351,7 @@ class ArchitecturePipeline(DiffusionPipeline):
 
         found = self._collect(n, steered, distinct, batch_size)
         best_first = objectives(found.codes)[:, 0].argsort(descending=True, stable=True)
-        return replace(self._output(found.codes[best_first], found.drawn, objectives), understanding=understanding)
+        return replace(self.output(found.codes[best_first], found.drawn, objectives), understanding=understanding)
 
     def _understood(self, text: str | Understanding | None) -> Understanding | None:
         """What a text asks of this pipeline's space."""
@@ -459,8 +467,9 @@ class ArchitecturePipeline(DiffusionPipeline):
         return codes if len(codes) >= size // 8 else torch.cat([codes, sampler.fallback[:size]])
 
     def _collect(
-        self, n: int, draw: Callable[[int, int], Tensor], distinct: bool, batch_size: int, most: int | None = None
-    ) -> Found:
+        self, n: int, draw: Callable[[int, int], Tensor], distinct: bool, batch_size: int, most: int | None = None,
+        all_there_are: Int[Tensor, "found holes"] | None = None,
+    ) -> Found:  # fmt: skip
         """Draw until enough are found, or no more are.
 
         Args:
@@ -469,8 +478,12 @@ class ArchitecturePipeline(DiffusionPipeline):
             distinct: Whether no two may be equal networks.
             batch_size: How many are drawn at once.
             most: How many more than wanted are taken, if the first batches bring them.
+            all_there_are: What could be found, if that is known; then nothing is drawn.
         """
         found = Found(most or n, distinct, self.space)
+        if all_there_are is not None:
+            found.add(all_there_are, len(all_there_are))
+            return found
         with self.progress_bar(total=found.enough) as progress:
             while not found.full and found.idle < (IDLE_ROUNDS if len(found) < n else 1):
                 size = min(batch_size, max(found.enough - len(found), 64 << found.idle if found.drawn else 1))
@@ -485,7 +498,7 @@ class ArchitecturePipeline(DiffusionPipeline):
             weights = torch.stack([first, 1 - first], -1)
         drawn = sampler.steered(POPULATIONS, particles, objectives, None, weights / weights.sum(-1, keepdim=True))
         if not len(drawn):
-            return self._output(drawn, 0, objectives)
+            return self.output(drawn, 0, objectives)
         codes, values = objectives.asked
         codes, values = codes[front := non_dominated(values)], values[front]
         found = Found(len(codes), True, self.space)
@@ -493,11 +506,12 @@ class ArchitecturePipeline(DiffusionPipeline):
         values = objectives(found.codes)
         kept = spread(values, n)
         kept = kept[values[kept, 0].argsort()]
-        return self._output(found.codes[kept], found.drawn, objectives)
+        return self.output(found.codes[kept], found.drawn, objectives)
 
-    def _output(
+    def output(
         self, codes: Int[Tensor, "found holes"], drawn: int, objectives: Objectives | None = None
     ) -> ArchitectureOutput:
+        """Encodings as a result, with what is predicted of them."""
         predicted = {}
         different, inverse = unique_rows(codes)
         for predictor in self._predictors if len(codes) else []:

@@ -89,10 +89,23 @@ class Sampler:
         codes = self.draw(size)
         if self.constraint is None:
             return codes
-        if idle and self.change is None:  # drawing alone does not get there: walk from what was drawn, then list
-            near = self.constraint.descend(codes, time.monotonic() + 1.0, keep=max(48, 2 * size))
-            codes = torch.cat([codes, near, self.fallback])
+        if idle and self.change is None:  # drawing alone does not get there: walk from what was drawn, or list
+            known = self._known()
+            if not self.constraint.listed:
+                near = self.constraint.descend(codes, time.monotonic() + 1.0, keep=max(48, 2 * size))
+                known = torch.cat([near, known])
+            codes = torch.cat([codes, known])
         return codes[self.admitted(codes)]
+
+    def few(self, most: int) -> Int[Tensor, "found holes"] | None:
+        """All members that meet the constraint, in random order, if they are known and so few."""
+        free = self.change is None and bool((self.template == OPEN).all())
+        if not free or self.constraint is None or not self.constraint.listed or len(self.fallback) > most:
+            return None
+        return self._known()
+
+    def _known(self) -> Int[Tensor, "found holes"]:
+        return self.fallback[torch.randperm(len(self.fallback), generator=self.generator)]
 
     def populations(self, count: int, particles: int) -> Int[Tensor, "batch holes"]:
         """Members that meet the constraint, `count * particles` of them; some repeated where few are found."""

@@ -18,29 +18,16 @@ from torch_geometric.nn import DirGNNConv, SAGEConv
 from torch_geometric.utils import to_dense_batch
 from transformers import BertConfig, BertModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from archgen.beams import CachedLayer, search
 from archgen.graph import Architecture
 from archgen.hub import component, reading
 from archgen.numerals import Mention
-from archgen.reading import (
-    BEGIN,
-    DONE,
-    END,
-    INDEX,
-    KINDS,
-    LONGEST,
-    PAD,
-    START,
-    TOKENS,
-    admitted,
-    prepared,
-    requested,
-    transitions,
-)  # fmt: skip
+from archgen.reading import END, KINDS, LONGEST, PAD, TOKENS, admitted, prepared, requested
 from archgen.space import SearchSpace, load_space
 from archgen.vocabulary import ATTRIBUTES, Request
 
 MOST_TOKENS = 256  # of a text; the rest is not read
-BEAM = 6
+TOGETHER = 64  # texts of similar length that are read at once
 NODES = 16  # positions of nodes that are told apart
 
 
@@ -273,47 +260,28 @@ class ArchBERT(PreTrainedModel):
         h = self.reader(h, memory, tgt_mask=causal, memory_key_padding_mask=mask == 0)
         return self.token_head(h)
 
-    @torch.inference_mode()
     def read(self, texts: Sequence[str], space: str) -> list[list[Reading]]:
         """The most probable ways to understand each text, the best first; beam search under the grammar."""
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        found: dict[int, list[Reading]] = {}
+        for start in range(0, len(order), TOGETHER):
+            part = order[start : start + TOGETHER]
+            found |= zip(part, self._read([texts[index] for index in part], space), strict=True)
+        return [found[index] for index in range(len(texts))]
+
+    @torch.inference_mode()
+    def _read(self, texts: Sequence[str], space: str) -> list[list[Reading]]:
         ids, numbers = self.tokens(texts, space)
         memory, _ = self.encode_tokens(**ids)
         admit = torch.stack([admitted(space, len(one)) for one in numbers]).to(self.device)
-        return self._beam(memory, ids["attention_mask"], admit, numbers)
-
-    def _beam(
-        self, memory: Tensor, mask: Tensor, admit: Bool[Tensor, "texts tokens"], numbers: list[list[Mention]]
-    ) -> list[list[Reading]]:
-        texts, table = len(memory), transitions().to(self.device)
-        written = torch.full((texts, BEAM, 1), INDEX[START], device=self.device)
-        state = torch.full((texts, BEAM), BEGIN, device=self.device)
-        score = torch.full((texts, BEAM), -torch.inf, device=self.device)
-        score[:, 0] = 0
-        for _ in range(LONGEST - 1):
-            going = (state != DONE).any(-1).nonzero().flatten()
-            if not len(going):
-                break
-            logits = self.next_tokens(
-                written[going].flatten(0, 1),
-                memory[going].repeat_interleave(BEAM, 0),
-                mask[going].repeat_interleave(BEAM, 0),
-            )[:, -1].view(len(going), BEAM, -1)
-            allowed = (table[state[going]] >= 0) & admit[going][:, None]
-            finished = (state[going] == DONE)[..., None]
-            log = torch.where(allowed | finished, logits, -torch.inf).log_softmax(-1)
-            stay = torch.full_like(log, -torch.inf)
-            stay[..., INDEX[PAD]] = 0
-            log = torch.where(finished, stay, log)
-            total, flat = (score[going][..., None] + log).flatten(1).topk(BEAM, -1)
-            beam, token = flat // len(TOKENS), flat % len(TOKENS)
-            row = torch.arange(len(going), device=self.device)[:, None]
-            pad = written.new_full((texts, BEAM, 1), INDEX[PAD])
-            grown = torch.cat([written, pad], -1)
-            grown[going] = torch.cat([written[going][row, beam], token[..., None]], -1)
-            state[going], score[going] = table[state[going][row, beam], token], total
-            written = grown
-        score = score.masked_fill(state != DONE, -torch.inf)
-        return [self._readings(written[i, :, 1:], score[i], numbers[i]) for i in range(texts)]
+        layers = [CachedLayer(layer, memory, ids["attention_mask"] > 0) for layer in self.reader.layers]
+        written, score = search(
+            layers,
+            lambda h: self.token_head(self.reader.norm(h)),
+            lambda tokens, place: self.token(tokens) + self.position.weight[place],
+            admit,
+        )
+        return [self._readings(*found) for found in zip(written, score, numbers, strict=True)]
 
     @staticmethod
     def _readings(written: Tensor, score: Tensor, numbers: list[Mention]) -> list[Reading]:

@@ -32,6 +32,9 @@ NAMES = {
     "layers": "layers", "depth": "depth", "params": "parameters", "flops": "multiply-adds",
 }  # fmt: skip
 
+Tokens = tuple[Float[Tensor, "1 tokens width"], Bool[Tensor, "1 tokens"]]
+Graphs = tuple[Float[Tensor, "archs most width"], Bool[Tensor, "archs most"]]
+
 
 class Refused(ValueError):
     """A text asks for nothing that the space could give; the message says why."""
@@ -63,11 +66,9 @@ class Understanding:
         return self.facts.constraint(self.request)
 
     @cached_property
-    def tokens(self) -> tuple[Float[Tensor, "1 tokens width"], Bool[Tensor, "1 tokens"]]:
+    def tokens(self) -> Tokens:
         """The text as the encoder sees it, and where its tokens are."""
-        with torch.no_grad():
-            ids, _ = self.model.tokens([self.text], self.facts.space.name)
-            return self.model.encode_tokens(**ids)[0], ids["attention_mask"] > 0
+        return text_tokens(self.model, self.text, self.facts)
 
     @property
     def unsure(self) -> list[str]:
@@ -83,24 +84,40 @@ class Understanding:
         return {"text": self.text, "space": self.facts.space.name, "understood": predicates, "where": self.where}
 
     @torch.inference_mode()
-    def score(self, codes: Int[Tensor, "batch holes"]) -> Float[Tensor, " batch"]:
-        """How probably each architecture is what was meant: over all readings, and by the fine score for style."""
+    def score(self, codes: Int[Tensor, "batch holes"], graphs: Graphs | None = None) -> Float[Tensor, " batch"]:
+        """How probably each architecture is what was meant: over all readings, and by the fine score for style.
+
+        Args:
+            codes: Complete encodings.
+            graphs: What `encoded` makes of them, if that is known.
+        """
         values = self.facts.of(codes)
         total = torch.zeros(len(codes), dtype=torch.float64)
         for reading in self.readings:
             total += reading.probability * self.facts.holds(reading.request, values)
-        graphs = Batch.from_data_list([one.to_pyg() for one in self.facts.space.decode_all(codes)])
-        odds = fine_scores(self.model, self.text, self.facts, graphs)
+        odds = fine_scores(self.model, self.tokens, graphs or encoded(self.model, self.facts, codes))
         return total + STYLE * odds.sigmoid().double()
 
 
-def fine_scores(model: ArchBERT, text: str, facts: Facts, graphs: Batch) -> Float[Tensor, " archs"]:
-    """Log-odds that a text is true of each architecture."""
+@torch.inference_mode()
+def text_tokens(model: ArchBERT, text: str, facts: Facts) -> Tokens:
+    """A text as the encoder sees it, and where its tokens are."""
     ids, _ = model.tokens([text], facts.space.name)
-    memory, _ = model.encode_tokens(**ids)
-    nodes, there, _ = model.encode_graphs(graphs.to(model.device), model.label_rows(facts.space))
-    count = len(nodes)
-    return model.match(nodes, there, memory.expand(count, -1, -1), ids["attention_mask"].expand(count, -1))[0].cpu()
+    return model.encode_tokens(**ids)[0], ids["attention_mask"] > 0
+
+
+@torch.inference_mode()
+def encoded(model: ArchBERT, facts: Facts, codes: Int[Tensor, "batch holes"]) -> Graphs:
+    """Nodes of architectures as the encoder sees them, and where they are."""
+    graphs = Batch.from_data_list([one.to_pyg() for one in facts.space.decode_all(codes)])
+    return model.encode_graphs(graphs.to(model.device), model.label_rows(facts.space))[:2]
+
+
+@torch.inference_mode()
+def fine_scores(model: ArchBERT, tokens: Tokens, graphs: Graphs) -> Float[Tensor, " archs"]:
+    """Log-odds that a text is true of each architecture."""
+    (memory, mask), (nodes, there), count = tokens, graphs, len(graphs[0])
+    return model.match(nodes, there, memory.expand(count, -1, -1), mask.expand(count, -1))[0].cpu()
 
 
 def written(clause: Sequence[Predicate]) -> str:

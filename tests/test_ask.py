@@ -1,5 +1,6 @@
 """Asking in words: the shipped reader answers, says what it understood, and refuses with a reason."""
 
+import io
 import json
 import random
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from archgen import cli
-from archgen.ask import answer, ranked
+from archgen.ask import answer, answers, ranked
 from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
 from archgen.space import load_space
 from archgen.text import ArchBERT
@@ -49,6 +50,35 @@ def test_every_answer_meets_what_was_understood(pipeline):
         facts = facts_of("nasbench201")
         assert len(result.codes.unique(dim=0)) == len(result.codes) == 10
         assert facts.holds(found.request, facts.of(result.codes)).all()
+
+
+def test_many_texts_are_answered_together(pipeline):
+    texts = ["a small residual network without pooling", "deep", "four 3x3 convs", "no skips", "exactly six skips",
+             "at most 40 MFLOPs", "mostly 1x1", "two poolings", "more skips than pools", "a tiny network"]  # fmt: skip
+    found = understand(texts, "nasbench201")
+    facts = facts_of("nasbench201")
+    for one, result in zip(found, answers(pipeline, found, 10), strict=True):
+        assert result.understanding is one
+        assert facts.holds(one.request, facts.of(result.codes)).all()
+        assert len(result.codes.unique(dim=0)) == min(10, int(facts.holds(one.request, facts.table).sum()))
+        assert set(result.predicted) == set(pipeline.predicted)
+
+
+def test_a_text_on_each_line_of_standard_input(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.stdin", io.StringIO("no pooling\n\nwhat is the weather today?\ntwo skips\n"))
+    cli.main(["ask", "-", "--n", "2", "--out", str(tmp_path / "out.jsonl")])
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [("refused" in line, "understood" in line) for line in lines] == [
+        (False, True), (False, False), (False, False), (True, False), (False, True), (False, False), (False, False),
+    ]  # fmt: skip
+    assert "refused: " in capsys.readouterr().out
+
+
+def test_clones_are_alike(pipeline):
+    cells = pipeline(n=20, generator=torch.Generator().manual_seed(0)).architectures
+    alike = text_model().clones(cells, cells)
+    assert alike.diagonal().eq(1).all() and alike.max() <= 1 + 1e-5
+    assert torch.allclose(alike, alike.T, atol=1e-5)
 
 
 def test_texts_are_read_alike_alone_and_together():

@@ -2,29 +2,34 @@
 
 `python training/check_text.py --part queries --file tests/queries.jsonl`
 
-Parts: `queries` (graded requests, with controls beside them; `--method` leaves something out), `wording` (phrases that
-were kept from training), `twins` (texts that differ in one word or number), `retrieval` (text to architectures and
-back), `clones` (isomorphic networks against neighbours).
+Parts: `queries` (graded requests, with controls beside them; `--method` leaves something out), `wording` (phrases and
+combinations that were kept from training), `twins` (texts that differ in one word or number), `retrieval` (text to
+architectures and back), `clones` (equal networks, and those one change apart, against random pairs), `questions`.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from archgen.ask import answer, ranked
+from archgen.ask import answers, ranked
 from archgen.caption import Text, Writer, describe
-from archgen.constraint import Constraint, neighbours
+from archgen.constraint import Constraint
+from archgen.graph import Architecture
 from archgen.pipeline import ArchitecturePipeline
-from archgen.space import load_space
 from archgen.text import ArchBERT
-from archgen.understand import Refused, Understanding, text_model, understand
-from archgen.vocabulary import COMPARE, Facts, Predicate, facts_of
+from archgen.train_text import OTHERS, Corpus
+from archgen.understand import Refused, Understanding, answered, encoded, text_model, understand
+from archgen.vocabulary import COMPARE, MILLIONS, Facts, Predicate, Request, facts_of
 
 ATTRIBUTES = {  # as the queries call them
     "num_conv3x3": "conv3x3", "num_conv1x1": "conv1x1", "num_avgpool": "pool", "num_skip": "skip",
@@ -94,9 +99,9 @@ def _graded(
     if shuffled:
         Random(seed).shuffle(texts)
     readings = understand(texts, facts.space.name)
-    answers = _answers(texts, readings, facts, n, seed, method)
+    given = _answers(texts, readings, facts, n, seed, method)
     rows = []
-    for query, met, codes, reading in zip(asked, graders, answers, readings, strict=True):
+    for query, met, codes, reading in zip(asked, graders, given, readings, strict=True):
         row = {"query": query["query"], "refused": codes is None, "answerable": met is not None}
         if met is not None:
             good = met(codes).double() if codes is not None else torch.zeros(1)
@@ -131,14 +136,15 @@ def _answers(
     pipeline = ArchitecturePipeline.load(facts.space.name)
     pipeline.set_progress_bar_config(disable=True)
     if method == "ask":
-        return [None if isinstance(one, Refused) else answer(pipeline, one, n, seed).codes for one in readings]
-    answers = []
+        found = iter(answers(pipeline, [one for one in readings if isinstance(one, Understanding)], n, seed))
+        return [None if isinstance(one, Refused) else next(found).codes for one in readings]
+    results = []
     for text in texts:
         free = Understanding(text, (), (), (), facts, text_model())
         many = 4 * n if method == "told ranked" else n
         codes = pipeline(n=many, text=free, generator=generator).codes
-        answers.append(codes[free.score(codes).argsort(descending=True)[:n]] if many > n else codes)
-    return answers
+        results.append(codes[free.score(codes).argsort(descending=True)[:n]] if many > n else codes)
+    return results
 
 
 def _summary(rows: list[dict[str, Any]], graders: list[Any], facts: Facts, n: int) -> dict[str, Any]:
@@ -174,19 +180,22 @@ def _mean(values: Any) -> float:
 
 
 # ---- other wordings -------------------------------------------------------------------------------------------------
+SPLITS = {"without": "known wording", "phrases": "new wording", "pairs": "new combinations"}
+
+
 def wording(n: int = 300, seed: int = 1) -> dict[str, Any]:
-    """Requests in phrases that were kept from training, and in known ones; refusals of both kinds."""
+    """Requests and texts to be refused, in known phrases, in new ones, and of pairs of phrases that are new."""
     found = {}
     for space in ("nasbench201", "nasbench101", "mnasnet"):
         facts = facts_of(space)
-        for held_out in ("without", "only"):
+        for held_out, name in SPLITS.items():
             writer, random = Writer(facts, held_out), Random(seed)
-            texts = [writer.request(random) for _ in range(n)]
-            found[f"{space}, {'known' if held_out == 'without' else 'new'} wording"] = _read_right(texts, facts)
+            found[f"{space}, {name}"] = _read_right([writer.request(random) for _ in range(n)], facts)
+            if held_out == "pairs":
+                continue
             odd = [writer.unknown(random) for _ in range(n // 4)] + [writer.unrelated(random) for _ in range(n // 4)]
-            results = understand([text.text for text in odd], space)
-            refused = [isinstance(one, Refused) for one in results]
-            found[f"{space}, {'known' if held_out == 'without' else 'new'} refusals"] = {
+            refused = [isinstance(one, Refused) for one in understand([text.text for text in odd], space)]
+            found[f"{space}, {name}, refused"] = {
                 "unknown": _mean(refused[: n // 4]),
                 "unrelated": _mean(refused[n // 4 :]),
             }
@@ -219,36 +228,99 @@ def _read_right(texts: list[Text], facts: Facts) -> dict[str, float]:
 
 
 # ---- one word or number apart ---------------------------------------------------------------------------------------
-SWAPS = (
-    ("at least", "at most"), ("more than", "fewer than"), ("with", "without"), ("3x3", "1x1"), ("no ", "some "),
-    ("two", "three"), ("2", "3"), ("4", "5"), ("small", "large"), ("deep", "shallow"), ("skip", "pooling"),
-    ("without any", "with some"), ("tiny", "huge"), ("k ", "M "), ("fewer", "more"), ("cheap", "expensive"),
+FLIPS = (
+    ("at least", "at most"), ("more than", "fewer than"), ("no more than", "no fewer than"), ("over", "under"),
+    ("above", "below"), ("minimum", "maximum"), ("min ", "max "), (">=", "<="), ("greater than", "less than"),
 )  # fmt: skip
+NEGATIONS = (
+    ("with ", "without "), ("has ", "lacks "), ("include ", "exclude "), ("required", "forbidden"),
+    ("enabled", "disabled"), ("allowed", "not allowed"), ("I want ", "I don't want "), ("some ", "no "), ("contains ", "doesn't contain "),
+)  # fmt: skip
+OPPOSITE = {"<=": ">=", ">=": "<=", "<": ">", ">": "<"}
 
 
 def twins(n: int = 400, seed: int = 2) -> dict[str, float]:
-    """Texts one word or number apart: which is preferred for architectures that only one is true of."""
+    """Texts one word or number apart, in new phrases: which is preferred for a cell that only one is true of."""
     facts, random = facts_of("nasbench201"), Random(seed)
-    writer = Writer(facts, "only")
-    right = []
-    generator = torch.Generator().manual_seed(seed)
-    while len(right) < n:
+    writer, generator = Writer(facts, "phrases"), torch.Generator().manual_seed(seed)
+    kinds = {"number": _other_number, "kernel": _other_kernel, "comparison": _flipped, "negation": _negated}
+    found: dict[str, list[bool]] = {name: [] for name in kinds}
+    while min(map(len, found.values())) < n // len(kinds):
         text = writer.request(random, 1)
-        swap = [(a, b) for pair in SWAPS for a, b in (pair, pair[::-1]) if a in text.text]
-        if not swap:
-            continue
-        a, b = random.choice(swap)
-        one, other = understand([text.text, text.text.replace(a, b, 1)], "nasbench201")
-        true = facts.holds(text.request, facts.table)
-        if isinstance(one, Refused) or isinstance(other, Refused) or not true.any() or true.all():
-            continue
-        apart = true & ~facts.holds(other.request, facts.table)
-        if not apart.any():
-            continue
-        code = facts.members[apart.nonzero().flatten()]
-        code = code[torch.randint(len(code), (1,), generator=generator)]
-        right.append(one.score(code).item() > other.score(code).item())
-    return {"pairs": n, "right side preferred": _mean(right)}
+        for name, change in kinds.items():
+            twin = change(text, random)
+            if twin is None or len(found[name]) >= n // len(kinds):
+                continue
+            pair = [(text.text, text.request), twin]
+            random.shuffle(pair)
+            (words, request), (other_words, other_request) = pair
+            apart = facts.holds(request, facts.table) & ~facts.holds(other_request, facts.table)
+            if apart.any():
+                rows = apart.nonzero().flatten()
+                code = facts.members[rows[torch.randint(len(rows), (1,), generator=generator)]]
+                scores = [
+                    -1.0 if isinstance(one, Refused) else one.score(code).item()
+                    for one in understand([words, other_words], "nasbench201")
+                ]
+                found[name].append(scores[0] > scores[1])
+    return {name: _mean(right) for name, right in found.items()} | {"all": _mean(chain(*found.values()))}
+
+
+Twin = tuple[str, Request]
+
+
+def _only(text: Text) -> Predicate | None:
+    """The predicate of a text that has one alone."""
+    single = len(text.request) == 1 and len(text.request[0]) == 1
+    return text.request[0][0] if single else None
+
+
+def _other_number(text: Text, random: Random) -> Twin | None:
+    """A count, written in digits, one off."""
+    one = _only(text)
+    digit = re.findall(r"(?<![\w.x])\d(?![\w.,])", text.text)
+    if one is None or text.pointers != (0,) or one.left[0] in MILLIONS or digit != [f"{one.right:g}"]:
+        return None
+    other = one.right + random.choice([-1, 1]) if one.right else 1.0
+    words = re.sub(r"(?<![\w.x])\d(?![\w.,])", f"{other:g}", text.text)
+    return words, ((replace(one, right=other),),)
+
+
+def _other_kernel(text: Text, random: Random) -> Twin | None:
+    """1x1 for 3x3, or the other way."""
+    here = [kernel for kernel in ("3x3", "1x1") if kernel in text.text]
+    used = {name for clause in text.request for one in clause for name in one.left if name.startswith("conv")}
+    if len(here) != 1 or used != {f"conv{here[0]}"} or any(isinstance(c[0].right, tuple) for c in text.request):
+        return None
+    swap = {"conv3x3": "conv1x1", "conv1x1": "conv3x3"}
+    request = tuple(
+        tuple(replace(one, left=tuple(swap.get(name, name) for name in one.left)) for one in clause)
+        for clause in text.request
+    )
+    return text.text.replace(here[0], {"3x3": "1x1", "1x1": "3x3"}[here[0]]), request
+
+
+def _flipped(text: Text, random: Random) -> Twin | None:
+    """The other comparison."""
+    one = _only(text)
+    pairs = [(a, b) for pair in FLIPS for a, b in (pair, pair[::-1]) if re.search(rf"\b{a}\b|{a}(?=[ \d])", text.text)]
+    if one is None or one.compare not in OPPOSITE or len(pairs) != 1 or not isinstance(one.right, float):
+        return None
+    return text.text.replace(*pairs[0], 1), ((replace(one, compare=OPPOSITE[one.compare]),),)
+
+
+def _negated(text: Text, random: Random) -> Twin | None:
+    """With for without, or the other way."""
+    one = _only(text)
+    if one is None or text.phrases not in ({"present"}, {"absent"}):
+        return None
+    place = 0 if "present" in text.phrases else 1
+    pairs = [(pair[place], pair[1 - place]) for pair in NEGATIONS if pair[place] in text.text]
+    others = [word for pair in NEGATIONS for word in pair if word in text.text]
+    if len(pairs) != 1 or len(others) != 1:
+        return None
+    opposite = Predicate(one.left, *(("==", 0.0) if place == 0 else (">=", 1.0)))
+    return text.text.replace(*pairs[0], 1), ((opposite,),)
 
 
 # ---- finding --------------------------------------------------------------------------------------------------------
@@ -256,7 +328,7 @@ def retrieval(n: int = 100, captions: int = 1000, seed: int = 3) -> dict[str, fl
     """Text to architecture among all cells (nDCG@10), and architecture to text among captions (R@1)."""
     facts, random = facts_of("nasbench201"), Random(seed)
     model = text_model()
-    writer = Writer(facts, "only")
+    writer = Writer(facts, "phrases")
     gains = {"with reader": [], "embedding alone": []}
     discount = 1 / torch.arange(2, 12).double().log2()
     everything = model.embed(facts.space.decode_all(facts.members))
@@ -273,46 +345,103 @@ def retrieval(n: int = 100, captions: int = 1000, seed: int = 3) -> dict[str, fl
     return result | back(facts, model, captions, random)
 
 
-def back(facts: Facts, model: ArchBERT, captions: int, random: Random) -> dict[str, float]:
-    """R@1 of the caption of an architecture among many, with controls that see one side alone."""
+def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: int = 50) -> dict[str, float]:
+    """R@1 of the caption of an architecture among many: by embeddings, and by the fine score of the closest.
+
+    The controls see one side alone: each caption with another architecture's nodes, or another caption's words.
+    """
     rows = torch.tensor(random.sample(range(len(facts.members)), captions))
     cells = facts.space.decode_all(facts.members[rows])
     texts = [describe(cell, facts) for cell in cells]
-    vectors = model.embed(cells)
-    written = torch.cat([model.embed_texts(texts[i : i + 50], facts.space.name) for i in range(0, captions, 50)])
-    near = vectors @ written.T
-    shuffled = near[:, torch.randperm(captions)]
-    own = torch.arange(captions)
-    return {
-        "R@1": (near.argmax(-1) == own).double().mean().item(),
-        "R@10": (near.topk(10).indices == own[:, None]).any(-1).double().mean().item(),
-        "R@1, texts shuffled": (shuffled.argmax(-1) == own).double().mean().item(),
-    }
+    with torch.inference_mode():
+        ids, _ = model.tokens(texts, facts.space.name)
+        mask = ids["attention_mask"] > 0
+        parts = [
+            model.encode_tokens(ids["input_ids"][i : i + 50], ids["attention_mask"][i : i + 50])
+            for i in range(0, captions, 50)
+        ]
+        memory, written = (torch.cat(part) for part in zip(*parts, strict=True))
+        nodes, there = encoded(model, facts, facts.members[rows])
+        near = model.embed(cells) @ written.T
+        own, mixed = torch.arange(captions), torch.randperm(captions)
+        first = near.topk(close).indices
+
+        def hits(cell: Tensor, text: Tensor) -> float:
+            """How often the own caption wins, if architecture i is shown as `cell[i]` and caption j as `text[j]`."""
+            right = []
+            for row in tqdm(range(captions), desc="captions", leave=False):
+                candidates = text[first[row]]
+                one, seen = nodes[cell[row]].expand(close, -1, -1), there[cell[row]].expand(close, -1)
+                odds, _ = model.match(one, seen, memory[candidates], mask[candidates])
+                right.append(first[row, odds.argmax()].item() == row)
+            return _mean(right)
+
+        return {
+            "R@1, embedding": _mean(near.argmax(-1) == own),
+            f"R@{close}, embedding": _mean((first == own[:, None]).any(-1)),
+            "R@1": hits(own, own),
+            "R@1, other architectures": hits(mixed, own),
+            "R@1, other texts": hits(own, mixed),
+        }
 
 
+# ---- clones and questions -------------------------------------------------------------------------------------------
 def clones(n: int = 1000, seed: int = 4) -> dict[str, float]:
-    """AUC of the cosine of embeddings: isomorphic encodings against networks one change away."""
-    space, generator = load_space("nasbench201"), torch.Generator().manual_seed(seed)
-    facts = facts_of("nasbench201")
-    by_hash: dict[str, list[int]] = {}
-    for row, cell in enumerate(space.decode_all(facts.members)):
-        by_hash.setdefault(cell.hash, []).append(row)
-    several = [rows for rows in by_hash.values() if len(rows) > 1]
-    pick = [several[i] for i in torch.randint(len(several), (n,), generator=generator).tolist()]
-    first = torch.tensor([rows[0] for rows in pick])
-    second = torch.tensor([rows[1] for rows in pick])
-    near = torch.stack([neighbours(space, facts.members[row][None])[1] for row in first.tolist()])
-    embed = lambda codes: text_model().embed(space.decode_all(codes))  # noqa: E731
-    a, b, c = embed(facts.members[first]), embed(facts.members[second]), embed(near)
-    same, other = (a * b).sum(-1), (a * c).sum(-1)
-    return {"AUC": (same[:, None] > other).double().mean().item()}
+    """AUC of `ArchBERT.clones`: equal networks and networks one change away, against random pairs."""
+    found = {}
+    for name in ("nasbench201", "nasbench101", "mnasnet"):
+        facts, generator = facts_of(name), torch.Generator().manual_seed(seed)
+        corpus = Corpus(facts, "without")
+        edited = [corpus.edited(Random(seed + step)) for step in range(n // OTHERS + 1)]
+        first, second = (torch.cat(part)[:n] for part in zip(*edited, strict=True))
+        other = facts.members[torch.randint(len(facts.members), (n,), generator=generator)]
+        one, near, far = (facts.space.decode_all(codes) for codes in (first, second, other))
+        positive, negative = _alike(one, near), _alike(one, far)
+        found[f"{name}, one change"] = _auc(positive, negative)
+        by_hash: dict[str, list[Architecture]] = {}
+        for cell in facts.space.decode_all(facts.members[: 4 * n]):
+            by_hash.setdefault(cell.hash, []).append(cell)
+        equal = [cells for cells in by_hash.values() if len(cells) > 1][:n]
+        if equal:
+            same = _alike([cells[0] for cells in equal], [cells[1] for cells in equal])
+            found[f"{name}, equal"] = _auc(same, negative)
+    return found
+
+
+def _alike(first: list[Architecture], second: list[Architecture]) -> Tensor:
+    """How alike each of the first is to its partner."""
+    return torch.stack([text_model().clones([a], [b])[0, 0] for a, b in zip(first, second, strict=True)])
+
+
+def _auc(positive: Tensor, negative: Tensor) -> float:
+    above = (positive[:, None] > negative).double() + 0.5 * (positive[:, None] == negative).double()
+    return round(above.mean().item(), 4)
+
+
+def questions(n: int = 200, seed: int = 5) -> dict[str, float]:
+    """Exact answers to questions in new phrases, about random members."""
+    found = {}
+    for name in ("nasbench201", "nasbench101", "mnasnet"):
+        facts, random = facts_of(name), Random(seed)
+        writer = Writer(facts, "phrases")
+        right: dict[str, list[bool]] = {"how": [], "whether": []}
+        for _ in range(n):
+            text, row = writer.question(random), facts.members[random.randrange(len(facts.members))]
+            values = facts.of(row[None])
+            truth = facts.holds(text.request, values).item()
+            if text.kind == "how":
+                truth = sum(values[part].item() for part in facts.expand(text.request[0][0].left))
+            given = answered(text.text, facts.space.decode(row))
+            right[text.kind].append(given == truth and isinstance(given, bool) == isinstance(truth, bool))
+        found |= {f"{name}, {kind}": _mean(values) for kind, values in right.items()}
+    return found
 
 
 def check_text(
     part: str = "queries",
     file: str = "tests/queries.jsonl",
     n: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     show: bool = False,
     method: str = "ask",
     shuffled: bool = False,
@@ -320,7 +449,7 @@ def check_text(
     """Measure one part and print it.
 
     Args:
-        part: queries, wording, twins, retrieval or clones.
+        part: queries, wording, twins, retrieval, clones or questions.
         file: Graded queries.
         n: How many; architectures a query, or texts.
         seed: Of everything drawn.
@@ -328,11 +457,12 @@ def check_text(
         method: How queries are answered: ask, lookup, embedding, told or "told ranked".
         shuffled: Whether every query gets another's answer.
     """
-    more = {} if n is None else {"n": n}
+    more = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
     if part == "queries":
-        found = queries(file, seed=seed, show=show, method=method, shuffled=shuffled, **more)
+        found = queries(file, show=show, method=method, shuffled=shuffled, **more)
     else:
-        found = {"wording": wording, "twins": twins, "retrieval": retrieval, "clones": clones}[part](seed=seed, **more)
+        parts = {"wording": wording, "twins": twins, "retrieval": retrieval, "clones": clones, "questions": questions}
+        found = parts[part](**more)
     print(json.dumps(found, indent=1))
 
 
