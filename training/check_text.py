@@ -234,7 +234,8 @@ FLIPS = (
 )  # fmt: skip
 NEGATIONS = (
     ("with ", "without "), ("has ", "lacks "), ("include ", "exclude "), ("required", "forbidden"),
-    ("enabled", "disabled"), ("allowed", "not allowed"), ("I want ", "I don't want "), ("some ", "no "), ("contains ", "doesn't contain "),
+    ("enabled", "disabled"), ("allowed", "not allowed"), ("I want ", "I don't want "), ("some ", "no "),
+    ("contains ", "doesn't contain "),
 )  # fmt: skip
 OPPOSITE = {"<=": ">=", ">=": "<=", "<": ">", ">": "<"}
 
