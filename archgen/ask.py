@@ -188,11 +188,18 @@ def find(text: str, among: str = "-", n: int = 10, out: str | None = None) -> No
 
 
 @torch.inference_mode()
-def ranked(text: str, space: str, codes: torch.Tensor) -> torch.Tensor:
-    """Positions of encodings, best first: by embeddings, then by what is read in the text and the fine score."""
+def ranked(text: str, space: str, codes: torch.Tensor, vectors: torch.Tensor | None = None) -> torch.Tensor:
+    """Positions of encodings, best first: by embeddings, then by what is read in the text and the fine score.
+
+    Args:
+        text: A request or a description.
+        space: Name of the search space.
+        codes: Complete encodings `(archs, holes)`.
+        vectors: Their embeddings, if they are known.
+    """
     model, facts = text_model(), facts_of(space)
-    architectures = facts.space.decode_all(codes)
-    near = model.embed(architectures) @ model.embed_texts([text], space)[0]
+    vectors = model.embed(facts.space.decode_all(codes)) if vectors is None else vectors
+    near = vectors @ model.embed_texts([text], space)[0]
     order = near.argsort(descending=True, stable=True)
     (understanding,) = understand([text], space)
     close = order[:CLOSE]

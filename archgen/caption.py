@@ -157,13 +157,15 @@ class Writer:
         kinds: dict[Callable[[Random], Phrase | None], int] = {
             self._count: 20, self._present: 9, self._absent: 12, self._mostly: 5, self._few: 3, self._word: 22,
             self._neither: 4, self._both: 4, self._one_of: 3, self._instead: 4, self._more: 6, self._together: 3,
-            self._as_well: 2, self._each: 2, self._double: 1, self._one_absent: 1, self._three: 3,
-            self._depth: 5, self._params: 8, self._flops: 7,
+            self._as_well: 2, self._more_of_both: 1, self._each: 2, self._double: 1, self._one_absent: 1,
+            self._three: 3, self._depth: 5, self._params: 8, self._flops: 7,
         }  # fmt: skip
         if OPERATIONS[self.space]:
             kinds[self._only] = 5
         if ALL_OF[self.space]:
             kinds[self._every] = 1
+        if self.space == "nasbench201":
+            kinds |= {self._on_edges: 4, self._half: 1}
         self.kinds, self.weights = list(kinds), list(kinds.values())
         self._marks = 0
 
@@ -220,6 +222,8 @@ class Writer:
                 form = form.replace("{" + slot + "}", self._number(value, spell(value, random), marked, slot))
         if compare == "range":
             clauses = [[(names, ">=", marked["n"])], [(names, "<=", marked["m"])]]
+        elif compare == "inside":
+            clauses = [[(names, ">", marked["n"])], [(names, "<", marked["m"])]]
         elif compare == "either":
             clauses = [[(names, "==", marked["n"]), (names, "==", marked["m"])]]
         else:
@@ -235,7 +239,7 @@ class Writer:
         return self._of_one(random, "present", ">=", 1.0)
 
     def _absent(self, random: Random) -> Phrase:
-        if random.random() < 0.04:  # to do without what the space lacks anyway asks for nothing
+        if random.random() < 0.1:  # to do without what the space lacks anyway asks for nothing
             role, form = self._form(random, self.phrases["absent"])
             lacking = random.choice(
                 [*self.phrases["unknown"], *self.phrases["unknown_" + self.space.removeprefix("nasbench")]]
@@ -290,6 +294,22 @@ class Writer:
         role, text, a, b = self._pair(random, kind)
         return Phrase(role, text, [[((a,), compare, (b,))]], kind)
 
+    def _more_of_both(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "more_of_both")
+        return Phrase(role, text, [[((a,), ">", (b,))], [((b,), ">=", 1.0)]], "more_of_both")
+
+    def _on_edges(self, random: Random) -> Phrase:
+        """So many of the edges of a cell."""
+        attribute, compare = self._attribute(random), random.choices(["==", ">=", "<="], [4, 1, 1])[0]
+        role, form = self._form(random, self.phrases["on_edges"][compare])
+        n = random.randint(1, 5)
+        return self._numeric(
+            random, role, self._fill(form, random, attribute), (attribute,), compare, n, n, f"on_edges {compare}"
+        )
+
+    def _half(self, random: Random) -> Phrase:
+        return self._of_one(random, "half", ">=", 3.0)
+
     def _each(self, random: Random) -> Phrase:
         role, text, a, b = self._pair(random, "each")
         n = random.randint(1, 3)
@@ -332,7 +352,7 @@ class Writer:
         return self._numeric(random, role, form, ("depth",), compare, n, n, "depth")
 
     def _costly(self, random: Random, name: str) -> Phrase:
-        compare = random.choices(["<=", "<", ">=", ">", "range", "~"], [7, 7, 3, 5, 4, 3])[0]
+        compare = random.choices(["<=", "<", ">=", ">", "range", "inside", "~"], [7, 7, 3, 5, 4, 2, 3])[0]
         role, form = self._form(random, self.phrases[name][compare])
         unit = str(random.choice(self.phrases[name]["units"]))
         values = self.facts.table[name]
@@ -380,8 +400,10 @@ class Writer:
             kinds: Number of phrases.
         """
         contrary = kinds is None and random.random() < CONTRARY
-        for _ in range(200):
-            count = kinds or max(1 + contrary, random.choices([1, 2, 3, 4], PREDICATES)[0])
+        for _ in range(2000):
+            count = kinds or max(
+                1 + (contrary or self.held_out == "pairs"), random.choices([1, 2, 3, 4], PREDICATES)[0]
+            )
             phrases = [draw(random) for draw in random.choices(self.kinds, self.weights, k=count)]
             if not self._admits(phrases):
                 continue
@@ -415,7 +437,8 @@ class Writer:
             behind = sorted(
                 (phrase for phrase in phrases if phrase.role != "adj"), key=lambda phrase: phrase.role == "say"
             )
-            raw = " ".join([random.choice(words["open"]), ", ".join(p.text for p in adjectives), head])
+            between = random.choice([" ", " ", ", ", ", ", " and ", " but "] if len(adjectives) == 2 else [" ", ", "])
+            raw = " ".join([random.choice(words["open"]), between.join(p.text for p in adjectives), head])
             linked = ""
             for phrase in behind:
                 if phrase.role == "np":
@@ -521,7 +544,8 @@ class Writer:
         own = self.phrases["unknown_" + self.space.removeprefix("nasbench")]
         lacking = random.choice(self.phrases["unknown"] if random.random() < 0.7 else own)
         lacking = lacking.replace("{n}", str(random.choice([2, 3, 4, 8, 12, 16])))
-        template = _alternative(random.choice(self.phrases["unknown_frames"]), random)
+        forms = self.phrases["unknown_frames"] if random.random() < 0.6 else ["with {x}", "{x}", "using {x}"]
+        template = _alternative(random.choice(forms), random)
         phrase = Phrase("post", template.replace("{x}", lacking), [], "unknown")
         others = [draw(random) for draw in random.choices(self.kinds, self.weights, k=random.choice([0, 1, 1, 2]))]
         text = self._compose([phrase, *others], random)

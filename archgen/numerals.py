@@ -81,52 +81,54 @@ def find_numbers(text: str) -> list[Mention]:
     """All numbers in a text, from left to right; sizes of kernels such as 3x3 are none."""
     kernels = [match.span() for match in _KERNEL.finditer(text)]
     found: list[Mention] = []
+    scales: list[float] = []  # what was said beside each: 1e6 for million, 1 for nothing
     for match in sorted([*_DIGITS.finditer(text), *_WORDS.finditer(text)], key=lambda match: match.start()):
         start, end = match.span()
         if any(start < e and s < end for s, e in kernels) or (found and start < found[-1].end):
             continue
-        value, magnitude = _digits(match) if "number" in match.groupdict() else _words(match)
+        value, scale = _digits(match) if "number" in match.groupdict() else _words(match)
         if value is not None:
-            found.append(Mention(start, end, value, magnitude))
-    return _shared(text, found)
+            found.append(Mention(start, end, value, scale >= 1000))
+            scales.append(scale)
+    return _shared(text, found, scales)
 
 
-def _shared(text: str, found: list[Mention]) -> list[Mention]:
+def _shared(text: str, found: list[Mention], scales: list[float]) -> list[Mention]:
     """In `100 to 150M` the first number is in millions too."""
     result = list(found)
     for index, (one, other) in enumerate(pairwise(found)):
         between = text[one.end : other.start].strip().lower()
         if other.magnitude and not one.magnitude and between in ("to", "and", "-", "\u2013", "or", "till"):
-            scale = 10 ** (3 * int((len(f"{int(other.value)}") - 1) // 3))
-            if one.value < 1000 and other.value >= 1e3:
-                result[index] = Mention(one.start, one.end, one.value * scale, True)
+            result[index] = Mention(
+                one.start, one.end, one.value * (scales[index + 1] if one.value < 1000 else 1), True
+            )
     return result
 
 
-def _digits(match: re.Match[str]) -> tuple[float | None, bool]:
+def _digits(match: re.Match[str]) -> tuple[float | None, float]:
     number = match["number"]
     if re.fullmatch(r"\d{1,3}([,' ]\d{3})+(\.\d+)?", number):
         number = re.sub(r"[,' ]", "", number)
-    value = float(number.replace(",", ".") + (match["exponent"] or ""))
-    suffix = (match["suffix"] or "").lower()
-    return value * MAGNITUDES.get(suffix, 1.0), bool(suffix) or bool(match["exponent"])
+    power = float("1" + (match["exponent"] or ""))
+    scale = power * MAGNITUDES.get((match["suffix"] or "").lower(), 1.0)
+    return float(number.replace(",", ".")) * scale, scale
 
 
-def _words(match: re.Match[str]) -> tuple[float | None, bool]:
+def _words(match: re.Match[str]) -> tuple[float | None, float]:
     if match["single"]:
-        return SINGLE[match["single"].lower()], False
+        return SINGLE[match["single"].lower()], 1.0
     if match["fraction"]:
         parts = re.findall(r"[a-z]+", match["fraction"].lower())
         share = next(FRACTIONS[part] for part in parts if part in FRACTIONS)
         times = {"two": 2, "three": 3}.get(parts[0], 1)
         of = {"dozen": 12.0}.get(match["of"].lower()) or SCALES[match["of"].lower()]
-        return times * share * of, of >= 1000
+        return times * share * of, of
     return _spelled(re.findall(r"[a-z]+", match["words"].lower()))
 
 
-def _spelled(words: list[str]) -> tuple[float | None, bool]:
-    """Value of number words, and whether a thousand or more was among them."""
-    total, current, decimal, said = 0.0, 0.0, 0.0, False
+def _spelled(words: list[str]) -> tuple[float | None, float]:
+    """Value of number words, and the thousand or more that was among them."""
+    total, current, decimal, said = 0.0, 0.0, 0.0, 1.0
     for word in words:
         if word == "point":
             decimal = 0.1
@@ -134,7 +136,7 @@ def _spelled(words: list[str]) -> tuple[float | None, bool]:
             if SCALES[word] == 100:
                 current = (current or 1) * 100
             else:
-                total, current, said, decimal = total + (current or 1) * SCALES[word], 0.0, True, 0.0
+                total, current, said, decimal = total + (current or 1) * SCALES[word], 0.0, SCALES[word], 0.0
         elif word == "half":
             total, current = (total * 1.5, current) if total else (total, current + 0.5)
         elif word in UNITS or word in TENS:

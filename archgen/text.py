@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.nn import DirGNNConv, SAGEConv
 from torch_geometric.utils import to_dense_batch
 from transformers import BertConfig, BertModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from archgen.beams import CachedLayer, search
 from archgen.graph import Architecture
@@ -162,7 +164,7 @@ class ArchBERT(PreTrainedModel):
             ValueError: If there is none, or it is damaged.
         """
         if (folder := component(name, "text")) is not None:
-            with reading(folder):
+            with reading(folder), quiet():
                 model = cls.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, local_files_only=True)
                 model.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
             return model.eval()
@@ -297,6 +299,18 @@ class ArchBERT(PreTrainedModel):
             first = found.get(key, Reading(kind, request, 0.0))
             found[key] = Reading(kind, first.request, first.probability + math.exp(score[row].item()))
         return sorted(found.values(), key=lambda reading: -reading.probability)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the library's bars, which are over before they can be read."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def all_labels() -> list[str]:

@@ -1,5 +1,6 @@
 """Text: numbers are read, requests mean what they say, tokens and predicates are one, refusals have reasons."""
 
+import itertools
 import json
 from pathlib import Path
 from random import Random
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from archgen.beams import CachedLayer
-from archgen.caption import Writer, describe, is_held_out, language, wiring
+from archgen.caption import PAIRS_HELD_OUT, Writer, describe, is_held_out, language, wiring
 from archgen.constraint import Constraint, quantity
 from archgen.numerals import find_numbers
 from archgen.reading import (
@@ -44,6 +45,9 @@ SPACES = tuple(ATTRIBUTES)
         ("half a million or one and a half million", [5e5, 1.5e6]),
         ("three 3x3 convs, 2 x 3x3, a couple of 1x1s", [3, 2, 2]),
         ("100 and 150 MFLOPs", [1e8, 1.5e8]),
+        ("0.3-0.4M", [3e5, 4e5]),
+        ("between 0.3 and 0.6 GMACs", [3e8, 6e8]),
+        ("two or three million", [2e6, 3e6]),
         ("0.02 GFLOPs, 20MMACs, 1e6", [2e7, 2e7, 1e6]),
         ("five hundred and twenty thousand", [520_000]),
         ("three-by-three conv of depth 3", [3]),
@@ -140,6 +144,26 @@ def test_contradictions_are_written_sometimes():
     writer = Writer(facts, "all")
     met = [facts.holds(writer.request(random).request, facts.table).any().item() for _ in range(300)]
     assert 0.01 < 1 - sum(met) / len(met) < 0.25
+
+
+@pytest.mark.parametrize("section", ["count", "depth", "params", "flops", "words"])
+def test_no_phrase_has_two_meanings(section):
+    meanings: dict[str, set[str]] = {}
+    for meaning, forms in language()[section].items():
+        for form in itertools.chain(*forms.values()) if isinstance(forms, dict) else ():
+            meanings.setdefault(form.lower(), set()).add(meaning)
+    assert not {form: found for form, found in meanings.items() if len(found) > 1}
+
+
+def test_pairs_of_phrases_that_are_held_out_are_in_no_training_request():
+    facts, random = facts_of("nasbench201"), Random(0)
+
+    def held(text):
+        pairs = itertools.combinations(sorted(text.phrases), 2)
+        return any(is_held_out(" & ".join(pair), PAIRS_HELD_OUT) for pair in pairs)
+
+    assert not any(held(Writer(facts, "without").request(random)) for _ in range(100))
+    assert all(held(text) for text in (Writer(facts, "pairs").request(random) for _ in range(30)) if text.phrases)
 
 
 def test_held_out_phrases_are_in_no_training_text():

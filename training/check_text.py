@@ -338,7 +338,7 @@ def retrieval(n: int = 100, captions: int = 1000, seed: int = 3) -> dict[str, fl
         true = facts.holds(text.request, facts.table)
         if true.sum() < 10:
             continue
-        best = ranked(text.text, "nasbench201", facts.members)[:10]
+        best = ranked(text.text, "nasbench201", facts.members, everything)[:10]
         plain = (everything @ model.embed_texts([text.text], "nasbench201")[0]).topk(10).indices
         for name, order in (("with reader", best), ("embedding alone", plain)):
             gains[name].append(((true[order].double() * discount).sum() / discount.sum()).item())
