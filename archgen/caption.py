@@ -26,6 +26,7 @@ HELD_OUT = 0.15  # share of phrases, and of nouns, that are kept from training
 PAIRS_HELD_OUT = 0.05  # share of pairs of kinds of phrases that are kept from training
 LEAST_HELD = 6  # of a list with fewer phrases none is held out
 TYPOS, CASES = 0.15, 0.35  # shares of texts with slips of the keyboard, and in unusual case
+STORIES, OPENINGS = 0.5, 0.65  # shares of requests with something else around, and with a beginning
 CONTRARY = 0.04  # share of requests that contradict themselves on purpose
 BEYOND = 0.05  # share of sizes that are far from any that there is
 WIRING_ALONE = 0.3  # share of captions that say nothing but how the operations are wired
@@ -438,7 +439,8 @@ class Writer:
                 (phrase for phrase in phrases if phrase.role != "adj"), key=lambda phrase: phrase.role == "say"
             )
             between = random.choice([" ", " ", ", ", ", ", " and ", " but "] if len(adjectives) == 2 else [" ", ", "])
-            raw = " ".join([random.choice(words["open"]), between.join(p.text for p in adjectives), head])
+            opening = random.choice(words["open"]) if random.random() < OPENINGS else ""
+            raw = " ".join([opening, between.join(p.text for p in adjectives), head])
             linked = ""
             for phrase in behind:
                 if phrase.role == "np":
@@ -471,7 +473,7 @@ class Writer:
                 part + (random.choice([join, join, random.choice(words["join"])]) if i < len(parts) - 1 else "")
                 for i, part in enumerate(parts)
             )
-        story = random.choice(words["story"])
+        story = random.choice(words["story"]) if random.random() < STORIES else ""
         if story:
             raw = (
                 f"{raw}{random.choice([' ', ', ', '. '])}{story}"

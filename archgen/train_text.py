@@ -57,7 +57,7 @@ class Mixture:
     """
 
     caption: float = 0.15
-    unknown: float = 0.11
+    unknown: float = 0.08
     unrelated: float = 0.09
     anything: float = 0.015
     question: float = 0.06
