@@ -21,7 +21,7 @@ from archgen.vocabulary import Clause, Facts, Predicate, Request, countable, fac
 
 LONGEST_TEXT = 2_000  # letters
 UNSURE = 0.6  # below this confidence a predicate is said to be unsure
-PLAUSIBLE = 0.15  # a less probable reading is taken instead of one that nothing meets
+LIKELY = 0.05  # readings that are less probable have no say in whether a text contradicts itself
 PARTS = re.compile(r"[,;.!?](?=\s)|\n|\bbut\b", re.IGNORECASE)  # between which a text is read once more, part by part
 ALSO = 0.2  # a predicate of other readings that is this probable is met too, where that is possible
 STYLE = 0.02  # weight of the fine score beside a reading's probability
@@ -183,7 +183,7 @@ def _unreadable(text: str) -> Refused | None:
 def _decided(
     text: str, readings: list[Reading], parts: list[list[Reading]], facts: Facts, model: ArchBERT
 ) -> Understanding | Refused:
-    """The most probable reading that something meets, or the reason why none is."""
+    """The most probable reading that something meets, or a reason: then what nothing meets is the more probable."""
     chance = dict.fromkeys((*KINDS, "request"), 0.0)
     for reading in readings:
         chance[reading.kind] += reading.probability
@@ -198,18 +198,17 @@ def _decided(
     requests = [reading for reading in readings if reading.kind == "request"]
     requests += _joined(parts, sum(reading.probability for reading in requests))
     requests.sort(key=lambda reading: -reading.probability)
-    first = None
-    for reading in requests:
-        if first is not None and reading.probability < PLAUSIBLE:
-            break
-        reason = _impossible(reading.request, facts)
-        if reason is None:
-            chances = _chances(requests)
-            request = _with_likely(reading.request, chances, facts)
-            sure = tuple(chances[clause] for clause in request)
-            return Understanding(text, request, sure, tuple(requests), facts, model)
-        first = first or Refused(reason)
-    return first
+    considered = [reading for reading in requests if reading.probability >= LIKELY] or requests[:1]
+    reasons = [_impossible(reading.request, facts) for reading in considered]
+    weight = {possible: 0.0 for possible in (True, False)}
+    for reading, reason in zip(considered, reasons, strict=True):
+        weight[reason is None] += reading.probability
+    if weight[False] > weight[True]:
+        return Refused(next(reason for reason in reasons if reason is not None))
+    best = considered[reasons.index(None)]
+    chances = _chances(requests)
+    request = _with_likely(best.request, chances, facts)
+    return Understanding(text, request, tuple(chances[clause] for clause in request), tuple(requests), facts, model)
 
 
 def _chances(readings: Sequence[Reading]) -> dict[Clause, float]:

@@ -40,6 +40,7 @@ LAYERS = (  # a module imports only from layers before its own
     },
     {"wishes", "steering", "study", "caption"},
     {"sampler", "curves", "explore", "baselines", "reading"},
+    {"beams"},
     {"text"},
     {"understand", "train_text"},
     {"pipeline"},
