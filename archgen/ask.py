@@ -138,7 +138,6 @@ def answer(pipeline: ArchitecturePipeline, understanding: Understanding, n: int,
     result = pipeline(n=n, text=understanding, generator=generator)
     if len(result.codes) < n:
         more = understanding.facts.parsed(understanding.request).witness(generator)
-        more = more[torch.randperm(len(more), generator=generator)]
         fresh = more[~(more[:, None] == result.codes).all(-1).any(-1)].unique(dim=0)[: n - len(result.codes)]
         codes = torch.cat([result.codes, fresh])
         result = replace(pipeline.output(codes, result.drawn), understanding=understanding)

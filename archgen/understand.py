@@ -200,14 +200,12 @@ def _decided(
     requests.sort(key=lambda reading: -reading.probability)
     considered = [reading for reading in requests if reading.probability >= LIKELY] or requests[:1]
     reasons = [_impossible(reading.request, facts) for reading in considered]
-    weight = {possible: 0.0 for possible in (True, False)}
-    for reading, reason in zip(considered, reasons, strict=True):
-        weight[reason is None] += reading.probability
-    if weight[False] > weight[True]:
+    met = [reading for reading, reason in zip(considered, reasons, strict=True) if reason is None]
+    believed = sum(reading.probability for reading in considered)
+    if not met or 2 * sum(reading.probability for reading in met) < believed:
         return Refused(next(reason for reason in reasons if reason is not None))
-    best = considered[reasons.index(None)]
     chances = _chances(requests)
-    request = _with_likely(best.request, chances, facts)
+    request = _with_likely(met[0].request, chances, facts)
     return Understanding(text, request, tuple(chances[clause] for clause in request), tuple(requests), facts, model)
 
 
