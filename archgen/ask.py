@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from archgen.caption import describe as caption
+from archgen.describe import describe as caption
 from archgen.hub import resolve
 from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
 from archgen.show import draw_all, print_table, write_lines
@@ -58,6 +58,8 @@ def ask(
     """
     resolve(space)
     texts = [line for line in sys.stdin.read().splitlines() if line.strip()] if text == "-" else [text]
+    if not texts:
+        raise ValueError("standard input holds no text: ask one request on each line")
     understood = understand(texts, space)
     if text != "-" and isinstance(understood[0], Refused):
         if out is not None:

@@ -1,4 +1,4 @@
-"""Captions: what is true of architectures, put into words, and requests for them, with what they mean.
+"""Captions: requests for architectures in words, with what they mean.
 
 Every text carries its meaning as predicates (see `vocabulary.py`), from which it is known exactly which architectures
 it is true of. Phrases are in `language.yaml`.
@@ -18,18 +18,16 @@ from typing import Any
 
 import yaml
 
-from archgen.graph import Architecture, Node
-from archgen.numerals import find_numbers
+from archgen.numerals import find_numbers, large_number, rounded, small_number
 from archgen.vocabulary import MILLIONS, OPERATIONS, Facts, Predicate, Request
 
 HELD_OUT = 0.15  # share of phrases, and of nouns, that are kept from training
 PAIRS_HELD_OUT = 0.05  # share of pairs of kinds of phrases that are kept from training
 LEAST_HELD = 6  # of a list with fewer phrases none is held out
 TYPOS, CASES = 0.15, 0.35  # shares of texts with slips of the keyboard, and in unusual case
-STORIES, OPENINGS = 0.5, 0.65  # shares of requests with something else around, and with a beginning
+STORIES, OPENINGS = 0.4, 0.65  # shares of requests with something else around, and with a beginning
 CONTRARY = 0.04  # share of requests that contradict themselves on purpose
 BEYOND = 0.05  # share of sizes that are far from any that there is
-WIRING_ALONE = 0.3  # share of captions that say nothing but how the operations are wired
 PREDICATES = (0.34, 0.40, 0.19, 0.07)  # shares of requests with one to four phrases
 START, MIDDLE, END = "\x01", "\x02", "\x03"  # around the number and the text of what is a number
 SPACE_WORDS = {
@@ -66,6 +64,12 @@ COUNTED = {  # attributes that are counted, and the largest number worth saying
     "nasbench101": {"conv3x3": 5, "conv1x1": 5, "pool": 5, "conv": 5, "ops": 5, "edges": 9},
     "mnasnet": {"se": 7, "kernel3": 7, "kernel5": 7, "expand1": 7, "expand4": 7, "expand6": 7, "layers": 22},
 }
+ELSEWHERE = {  # attributes of other spaces that this one lacks, and nouns among theirs that leave no doubt
+    "nasbench201": ("se", "kernel5", "expand4", "expand6", "maxpool"),
+    "nasbench101": ("se", "kernel5", "expand4", "expand6"),
+    "mnasnet": ("pool", "maxpool", "none"),
+}
+DISTINCT = {"kernel5": "5|five", "maxpool": "(?i)max", "pool": "(?i)pool"}
 ALL_OF = {"nasbench201": 6.0, "nasbench101": 0.0, "mnasnet": 7.0}  # as many as there can be of one kind
 
 
@@ -93,6 +97,12 @@ def phrases(held_out: str) -> dict[str, Any]:
         return [form for form in forms if is_held_out(form) == (held_out == "phrases")] or forms
 
     return kept(language())
+
+
+def singular_plural(noun: str) -> tuple[str, str]:
+    """Both forms of a noun of the language; alike where it has one."""
+    singular, _, plural = noun.partition("/")
+    return singular, plural or singular
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ class Writer:
     def __init__(self, facts: Facts, held_out: str = "without"):
         self.facts, self.space, self.held_out = facts, facts.space.name, held_out
         self.words, self.counted, self.phrases = WORDS[self.space], COUNTED[self.space], phrases(held_out)
-        self.nouns = {name: [self._noun(one) for one in forms] for name, forms in self.phrases["nouns"].items()}
+        self.nouns = {name: [singular_plural(one) for one in forms] for name, forms in self.phrases["nouns"].items()}
         if self.space == "nasbench101":
             self.nouns["pool"] = self.nouns["maxpool"]
         self.depths = facts.table["depth"].unique().tolist()[1:]
@@ -171,11 +181,6 @@ class Writer:
         self._marks = 0
 
     # ---- choosing ------------------------------------------------------------------------------------------------
-    @staticmethod
-    def _noun(entry: str) -> tuple[str, str]:
-        singular, _, plural = str(entry).partition("/")
-        return singular, plural or singular
-
     def _form(self, random: Random, table: Mapping[str, list[str]]) -> tuple[str, str]:
         """Role and phrase: long lists are drawn from more often."""
         forms = [(role, form) for role in ("adj", "np", "post", "say") for form in table.get(role) or []]
@@ -193,11 +198,11 @@ class Writer:
         )
 
     def _plural(self, random: Random, attribute: str) -> str:
-        return random.choice(self.nouns[attribute])[1]
+        return _usual(self.nouns[attribute], random)[1]
 
     # ---- kinds of phrases ----------------------------------------------------------------------------------------
     def _fill(self, form: str, random: Random, attribute: str, n: float | None = None) -> str:
-        singular, plural = random.choice(self.nouns[attribute])
+        singular, plural = _usual(self.nouns[attribute], random)
         return form.replace("{N}", singular if n == 1 else plural).replace("{P}", plural).replace("{S}", singular)
 
     def _count(self, random: Random) -> Phrase:
@@ -217,7 +222,7 @@ class Writer:
         spell: Callable[[float, Random], str] | None = None,
     ) -> Phrase:  # fmt: skip
         marked: dict[str, Number] = {}
-        spell = spell or _small_number
+        spell = spell or small_number
         for slot, value in (("n", n), ("m", m)):
             if "{" + slot + "}" in form:
                 form = form.replace("{" + slot + "}", self._number(value, spell(value, random), marked, slot))
@@ -240,14 +245,38 @@ class Writer:
         return self._of_one(random, "present", ">=", 1.0)
 
     def _absent(self, random: Random) -> Phrase:
-        if random.random() < 0.1:  # to do without what the space lacks anyway asks for nothing
-            role, form = self._form(random, self.phrases["absent"])
-            lacking = random.choice(
-                [*self.phrases["unknown"], *self.phrases["unknown_" + self.space.removeprefix("nasbench")]]
-            )
-            lacking = re.sub(r"^(an?|the) |\{n\} ", "", lacking)
-            return Phrase(role, re.sub(r"\{[NPS]\}", lambda _: lacking, form), [], "absent unknown")
+        if random.random() < 0.15:  # to do without what the space lacks anyway asks for nothing
+            return self._spared(random)
         return self._of_one(random, "absent", "==", 0.0)
+
+    def _spared(self, random: Random) -> Phrase:
+        """Without something that the space lacks anyway, which asks for nothing."""
+        role, form = self._form(random, self.phrases["spared" if random.random() < 0.3 else "absent"])
+        if random.random() < 0.4:
+            lacking = random.choice(self._nouns_elsewhere(random))[1]
+        else:
+            lacking = re.sub(r"^(an?|the) |\{n\} ", "", random.choice(self._lacking(random)))
+        return Phrase(role, re.sub(r"\{[NPS]\}", lambda _: lacking, form), [], "absent unknown")
+
+    def _lacking(self, random: Random) -> list[str]:
+        """What no space has, or what this one lacks."""
+        return self.phrases[random.choice(["unknown", "unknown_" + self.space.removeprefix("nasbench")])]
+
+    def _nouns_elsewhere(self, random: Random) -> list[tuple[str, str]]:
+        attribute = random.choice(ELSEWHERE[self.space])
+        nouns = map(singular_plural, self.phrases["nouns"][attribute])
+        return [noun for noun in nouns if re.search(DISTINCT.get(attribute, ""), noun[0])]
+
+    def _elsewhere(self, random: Random) -> Phrase:
+        """A request for so much of what only other spaces have."""
+        kind, compare = random.choice(
+            [("present", None), ("present", None), ("mostly", None), ("count", ">="), ("count", "=="), ("count", ">")]
+        )
+        n = random.randint(1, 6)
+        role, form = self._form(random, self.phrases[kind][compare] if compare else self.phrases[kind])
+        singular, plural = random.choice(self._nouns_elsewhere(random))
+        slots = {"N": singular if n == 1 else plural, "P": plural, "S": singular, "n": small_number(n, random)}
+        return Phrase(role, re.sub(r"\{([NPSn])\}", lambda slot: slots[slot[1]], form), [], "unknown")
 
     def _mostly(self, random: Random) -> Phrase:
         return self._of_one(random, "mostly", ">=", 4.0)
@@ -360,8 +389,8 @@ class Writer:
         n, m = sorted(float(values[random.randrange(len(values))]) for _ in range(2))
         if random.random() < BEYOND:
             n, m = (value * random.choice([0.01, 0.1, 10, 100]) for value in (n, m))
-        n, m = _rounded(n, random), _rounded(max(m, n * 1.05), random)
-        spell = (lambda value, random: _large_number(value, random, unit)) if name == "flops" else _large_number
+        n, m = rounded(n, random), rounded(max(m, n * 1.05), random)
+        spell = (lambda value, random: large_number(value, random, unit)) if name == "flops" else large_number
         form = form.replace("{n} {u}", "{n} {u}").replace("{u}", unit)
         phrase = self._numeric(random, role, form, (name,), compare, n, m, name, spell)
         return phrase
@@ -432,14 +461,14 @@ class Writer:
         words = self.phrases["frame"]
         style = random.random()
         random.shuffle(phrases)
-        head = random.choice(words["head"])
-        if style < 0.45:  # one noun phrase
+        head = _usual(words["head"], random)
+        if style < 0.55:  # one noun phrase
             adjectives = [phrase for phrase in phrases if phrase.role == "adj"]
             behind = sorted(
                 (phrase for phrase in phrases if phrase.role != "adj"), key=lambda phrase: phrase.role == "say"
             )
             between = random.choice([" ", " ", ", ", ", ", " and ", " but "] if len(adjectives) == 2 else [" ", ", "])
-            opening = random.choice(words["open"]) if random.random() < OPENINGS else ""
+            opening = _usual(words["open"], random) if random.random() < OPENINGS else ""
             raw = " ".join([opening, between.join(p.text for p in adjectives), head])
             linked = ""
             for phrase in behind:
@@ -454,23 +483,23 @@ class Writer:
                 else:
                     raw += random.choice([", ", ". ", "; ", " - ", " and "]) + phrase.text
                 linked = phrase.role
-        elif style < 0.5:  # a list, a line or a number each
+        elif style < 0.6:  # a list, a line or a number each
             mark = random.choice(["- ", "* ", "\u2022 ", "1. ", "(1) ", "1) "])
             lines = [mark.replace("1", str(place)) + phrase.text for place, phrase in enumerate(phrases, 1)]
-            title = random.choice([*words["title"], f"{random.choice(words['open'])} {head}:"])
+            title = random.choice([_usual(words["title"], random), f"{_usual(words['open'], random)} {head}:"])
             raw = f"{title}{random.choice([' ', chr(10)])}{random.choice([' ', chr(10), '; ']).join(lines)}"
         else:  # telegraphic, in any order
-            join = random.choice(words["join"])
+            join = _usual(words["join"], random)
             parts = [
                 f"{phrase.text} {head}" if phrase.role == "adj" and random.random() < 0.4 else phrase.text
                 for phrase in phrases
             ]
             if style > 0.85:
                 parts[0] = (
-                    f"{random.choice(words['open'])} {head} {parts[0]}" if phrases[0].role == "post" else parts[0]
+                    f"{_usual(words['open'], random)} {head} {parts[0]}" if phrases[0].role == "post" else parts[0]
                 )
             raw = "".join(
-                part + (random.choice([join, join, random.choice(words["join"])]) if i < len(parts) - 1 else "")
+                part + (random.choice([join, join, _usual(words["join"], random)]) if i < len(parts) - 1 else "")
                 for i, part in enumerate(parts)
             )
         story = random.choice(words["story"]) if random.random() < STORIES else ""
@@ -543,12 +572,13 @@ class Writer:
 
     def unknown(self, random: Random) -> Text:
         """A request for what the space has no word for, perhaps beside what it has."""
-        own = self.phrases["unknown_" + self.space.removeprefix("nasbench")]
-        lacking = random.choice(self.phrases["unknown"] if random.random() < 0.7 else own)
-        lacking = lacking.replace("{n}", str(random.choice([2, 3, 4, 8, 12, 16])))
-        forms = self.phrases["unknown_frames"] if random.random() < 0.6 else ["with {x}", "{x}", "using {x}"]
-        template = _alternative(random.choice(forms), random)
-        phrase = Phrase("post", template.replace("{x}", lacking), [], "unknown")
+        if random.random() < 0.3:
+            phrase = self._elsewhere(random)
+        else:
+            lacking = random.choice(self._lacking(random)).replace("{n}", str(random.choice([2, 3, 4, 8, 12, 16])))
+            forms = self.phrases["unknown_frames"] if random.random() < 0.5 else ["with {x}", "{x}", "using {x}"]
+            template = _alternative(random.choice(forms), random)
+            phrase = Phrase("post", template.replace("{x}", lacking), [], "unknown")
         others = [draw(random) for draw in random.choices(self.kinds, self.weights, k=random.choice([0, 1, 1, 2]))]
         text = self._compose([phrase, *others], random)
         return self.unknown(random) if text is None else replace(text, request=(), pointers=(), kind="unknown")
@@ -560,7 +590,7 @@ class Writer:
         while "{o}" in text:
             text = text.replace("{o}", random.choice(bank["objects"]), 1)
         while "{n}" in text:
-            text = text.replace("{n}", _small_number(random.randint(0, 12), random), 1)
+            text = text.replace("{n}", small_number(random.randint(0, 12), random), 1)
         if random.random() < 0.35:
             extra = _alternative(str(random.choice(bank["texts"])), random)
             text += random.choice([" ", ". ", ", "]) + extra.replace("{o}", random.choice(bank["objects"])).replace(
@@ -571,67 +601,16 @@ class Writer:
         return Text(_noisy(text, random).strip() or "?", kind="unrelated", phrases=frozenset(["unrelated"]))
 
 
+def _usual(forms: list[Any], random: Random) -> Any:
+    """One of a list that begins with what is said most."""
+    return forms[int(len(forms) * random.random() ** 2)]
+
+
 def _alternative(form: str, random: Random) -> str:
     """One choice of each (a|b)."""
     while match := re.search(r"\(([^()|]*(?:\|[^()|]*)+)\)", form):
         form = form[: match.start()] + random.choice(match[1].split("|")) + form[match.end() :]
     return form
-
-
-SMALL = "zero one two three four five six seven eight nine ten eleven twelve".split()
-
-
-def _small_number(value: float, random: Random) -> str:
-    value = int(value)
-    if value == 2 and random.random() < 0.06:
-        return random.choice(["a couple of", "a pair of"])
-    if value == 1 and random.random() < 0.1:
-        return "a single"
-    return _small(value, random)
-
-
-def _rounded(value: float, random: Random) -> float:
-    """A number as people say it, with one to three digits that count."""
-    return float(f"{value:.{random.choice([1, 2, 2, 3])}g}")
-
-
-def _large_number(value: float, random: Random, unit: str = "") -> str:
-    """Millions in one of the ways in which they are written."""
-    absolute = round(value * 1e6)
-    forms = [f"{value:g}M", f"{value:g} million", f"{value:g}m", f"{value:g} M", f"{absolute}", f"{absolute:,}"]
-    if value < 1:
-        forms += [f"{value * 1000:g}k", f"{value * 1000:g}K", f"{value * 1000:g} thousand", f"{value * 1000:g} k"] * 2
-    if value >= 10:
-        forms += [
-            f"{value:g}M",
-            f"{value:g} million",
-            f"{value / 1000:g}G",
-            f"{value / 1000:g} billion",
-            f"{value:g}e6",
-        ]
-    if value == 1:
-        forms += ["one million", "a million", "1 million"]
-    forms += {0.5: ["half a million"], 0.25: ["a quarter of a million"], 0.75: ["three quarters of a million"]}.get(
-        value, []
-    )
-    forms += {
-        0.3: ["three hundred thousand", "a third of a million"],
-        0.2: ["two hundred thousand", "a fifth of a million"],
-        0.1: ["a hundred thousand"],
-        0.4: ["four hundred thousand"],
-    }.get(value, [])
-    if value == int(value) and value <= 12:
-        forms += [f"{SMALL[int(value)]} million"]
-    forms += {
-        20: ["twenty million"],
-        30: ["thirty million"],
-        40: ["forty million"],
-        50: ["fifty million"],
-        100: ["a hundred million", "one hundred million"],
-    }.get(value, [])
-    if unit.lower() in ("flops", "macs", "flop", "madds"):
-        forms += [f"{value:g} M", f"{value:g}M", f"{value:g}"]
-    return random.choice(forms)
 
 
 def _noisy(raw: str, random: Random) -> str:
@@ -672,75 +651,3 @@ def _unmarked(raw: str) -> tuple[str, dict[int, tuple[int, int]]]:
         text += match[2]
         position = match.end()
     return text + raw[position:], spans
-
-
-# ---- architectures in words -----------------------------------------------------------------------------------------
-LABELS = {
-    "nor_conv_3x3": "3x3 convolution", "nor_conv_1x1": "1x1 convolution", "avg_pool_3x3": "average pooling",
-    "skip_connect": "skip connection", "none": "empty edge", "conv3x3-bn-relu": "3x3 convolution",
-    "conv1x1-bn-relu": "1x1 convolution", "maxpool3x3": "max pooling",
-}  # fmt: skip
-
-
-def describe(architecture: Architecture, facts: Facts, random: Random | None = None) -> str:
-    """What is true of an architecture, in words: counts, depth, size, compute, and how it is wired.
-
-    Args:
-        architecture: What to describe.
-        facts: Of its space.
-        random: Chooses words, order and what is left out; everything in a fixed order if absent.
-    """
-    values = {name: value.item() for name, value in facts.of(facts.space.encode(architecture)[None]).items()}
-    counts = [_counted(name, int(values[name]), facts, random) for name in values if name not in ("depth", *MILLIONS)]
-    depth = "no path from input to output" if values["depth"] < 0 else f"depth {values['depth']:.0f}"
-    costs = [depth, f"{values['params']:.3g} million parameters", f"{values['flops']:.3g} million multiply-adds"]
-    sentences = [f"It has {_listed(counts)}.", f"It has {_listed(costs)}.", wiring(architecture)]
-    if random is not None:
-        random.shuffle(counts)
-        sentences[0] = (
-            f"{random.choice(['It has', 'A cell with', 'A network of', 'Made of', 'With'])} {_listed(counts)}."
-        )
-        random.shuffle(sentences)
-        if random.random() < WIRING_ALONE:
-            return wiring(architecture)
-        sentences = [one for one in sentences if random.random() < 0.7] or sentences[:1]
-    return " ".join(sentences)
-
-
-def wiring(architecture: Architecture) -> str:
-    """Every operation of an architecture and what it works on, in words; of a chain just their order."""
-    last = len(architecture.nodes) - 1
-    name = {0: "the input", **{index: f"operation {index}" for index in range(1, last)}}
-    sources = {index: [s for s, t in architecture.edges if t == index] for index in range(1, last + 1)}
-    kinds = {index: _kind(architecture.nodes[index]) for index in range(1, last)}
-    if all(sources[index] == [index - 1] for index in sources):
-        return f"From input to output, one after the other: {'; '.join(kinds.values())}."
-    on = {index: _listed([name[source] for source in found]) for index, found in sources.items()}
-    parts = [f"{name[index]} is {kind} on {on[index]}" for index, kind in kinds.items()]
-    return f"{'; '.join([*parts, f'the output takes {on[last]}'])}.".capitalize()
-
-
-def _kind(node: Node) -> str:
-    """An operation with its article, and its attributes."""
-    kind = LABELS.get(node.op, node.op.replace("_", " "))
-    details = [
-        f"{'with' if value else 'without'} {key}" if isinstance(value, bool) else f"{key} {value}"
-        for key, value in ((key.replace("_", " "), value) for key, value in node.attributes)
-    ]
-    article = "" if kind.endswith("pooling") else "an " if kind[0] in "aeiou" else "a "
-    return f"{article}{kind}{': ' if details else ''}{', '.join(details)}"
-
-
-def _counted(attribute: str, number: int, facts: Facts, random: Random | None) -> str:
-    nouns = language()["nouns"]["maxpool" if attribute == "pool" and facts.space.name == "nasbench101" else attribute]
-    singular, plural = Writer._noun(nouns[0] if random is None else random.choice(nouns))
-    words = (SMALL[number] if number < len(SMALL) else str(number)) if random is None else _small(number, random)
-    return f"{'no' if number == 0 else words} {singular if number == 1 else plural}"
-
-
-def _small(number: int, random: Random) -> str:
-    return SMALL[number] if number < len(SMALL) and random.random() < 0.5 else str(number)
-
-
-def _listed(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

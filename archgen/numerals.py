@@ -1,10 +1,14 @@
-"""Numerals: numbers in running text, as digits or words, with their magnitudes: 350k, 0.35M, a third of a million."""
+"""Numerals: numbers in running text, as digits or words, with their magnitudes: 350k, 0.35M, a third of a million.
+
+They are found in what people write, and written as people do.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from itertools import pairwise
+from random import Random
 
 UNITS = {
     word: value
@@ -54,6 +58,9 @@ _WORDS = re.compile(
     rf"|\b(?P<single>{'|'.join(SINGLE)})\b",
     re.IGNORECASE,
 )
+
+
+SMALL = list(UNITS)[:13]  # numbers that may be written as words
 
 
 @dataclass(frozen=True)
@@ -143,3 +150,47 @@ def _spelled(words: list[str]) -> tuple[float | None, float]:
             number = UNITS.get(word, TENS.get(word, 0))
             current, decimal = (current + number * decimal, decimal / 10) if decimal else (current + number, 0.0)
     return total + current, said
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+SPOKEN = {  # millions
+    0.1: ["a hundred thousand"], 0.2: ["two hundred thousand", "a fifth of a million"],
+    0.25: ["a quarter of a million"], 0.3: ["three hundred thousand", "a third of a million"],
+    0.4: ["four hundred thousand"], 0.5: ["half a million"], 0.75: ["three quarters of a million"],
+    1: ["a million", "1 million"], 20: ["twenty million"], 30: ["thirty million"], 40: ["forty million"],
+    50: ["fifty million"], 100: ["a hundred million", "one hundred million"],
+}  # fmt: skip
+
+
+def small(number: int, random: Random) -> str:
+    """A count, as a word or in digits."""
+    return SMALL[number] if number < len(SMALL) and random.random() < 0.5 else str(number)
+
+
+def small_number(value: float, random: Random) -> str:
+    """A count, sometimes as a couple or a pair."""
+    if value == 2 and random.random() < 0.06:
+        return random.choice(["a couple of", "a pair of"])
+    if value == 1 and random.random() < 0.1:
+        return "a single"
+    return small(int(value), random)
+
+
+def rounded(value: float, random: Random) -> float:
+    """A number as people say it, with one to three digits that count."""
+    return float(f"{value:.{random.choice([1, 2, 2, 3])}g}")
+
+
+def large_number(value: float, random: Random, unit: str = "") -> str:
+    """Millions in one of the ways in which they are written; of operations the million may be left out."""
+    absolute = round(value * 1e6)
+    forms = [f"{value:g}M", f"{value:g} million", f"{value:g}m", f"{value:g} M", f"{absolute}", f"{absolute:,}"]
+    if value < 1:
+        forms += 2 * [f"{1000 * value:g}{thousand}" for thousand in ("k", "K", " thousand", " k")]
+    if value >= 10:
+        forms += [*forms[:2], f"{value / 1000:g}G", f"{value / 1000:g} billion", f"{value:g}e6"]
+    if value == int(value) and 0 < value <= 12:
+        forms.append(f"{SMALL[int(value)]} million")
+    if unit.lower() in ("flops", "macs", "flop", "madds"):
+        forms += [f"{value:g} M", f"{value:g}M", f"{value:g}"]
+    return random.choice(forms + SPOKEN.get(value, []))

@@ -22,8 +22,9 @@ from torch_geometric.data import Batch
 from tqdm.auto import tqdm
 from transformers import BertModel, PreTrainedTokenizerFast
 
-from archgen.caption import Text, Writer, describe
+from archgen.caption import Text, Writer
 from archgen.constraint import neighbours
+from archgen.describe import describe
 from archgen.hub import replacing_folder, resume, save_state
 from archgen.reading import END, INDEX, MARKERS, PAD, SPACES, START, Unreadable, spelled
 from archgen.space import SearchSpace
@@ -37,6 +38,7 @@ SORTED = 4  # batches of texts that are sorted by length before one is taken
 MATCHED = 32  # texts of a batch whose pairs get the fine score
 OTHERS = 64  # architectures of a batch that are drawn without looking at its texts
 CLONE_SCALE = 20.0  # of the cosine of two architectures
+HARD = {"request": 1, "caption": 6}  # architectures that a text is false of and near to, for the fine score
 HIDDEN = {"request": 0.15, "caption": 0.5}  # share of the nodes that are hidden; more where the text tells them
 LETTERS = 90  # a text on average, at most: batches of longer ones hold fewer
 
@@ -56,8 +58,8 @@ class Mixture:
         question: Questions about an architecture.
     """
 
-    caption: float = 0.15
-    unknown: float = 0.08
+    caption: float = 0.2
+    unknown: float = 0.1
     unrelated: float = 0.09
     anything: float = 0.015
     question: float = 0.06
@@ -277,7 +279,7 @@ class Corpus:
         return codes, true
 
     def of_captions(self, described: Int[Tensor, "captions holes"], random: Random) -> tuple[Codes, Truth]:
-        """Those described, for each a neighbour and two with the same choices in other places, and others.
+        """Those described, for each some neighbours and some with the same choices in other places, and others.
 
         Returns:
             Their codes, and of which of them each caption is true.
@@ -288,7 +290,7 @@ class Corpus:
         for row in described:
             for near in (neighbours(space, row[None]), swapped(space, row)):
                 near = near[torch.randperm(len(near), generator=generator)[:8]]
-                chosen.append(near[space.feasible(near)][:2])
+                chosen.append(near[space.feasible(near)][:4])
         codes = torch.cat(chosen).unique(dim=0)
         return codes, (described[:, None] == codes).all(-1)
 
@@ -346,6 +348,8 @@ class Run:
         self.objective = objective
         self.accelerator, self.corpora, self.shares, self.mixture = accelerator, corpora, shares, mixture
         self.model = model.to(accelerator.device)
+        if accelerator.device.type == "cpu":
+            model.bert.set_attn_implementation("eager")  # its backward pass takes half as long for short texts
         self.rows = {name: model.label_rows(corpus.facts.space) for name, corpus in corpora.items()}
         self.seconds, self.losses = 0.0, {}
 
@@ -422,7 +426,7 @@ class Run:
             vectors = F.normalize(model.graph_head(pooled), dim=-1)
             true, useful = true.to(device), useful.to(device)
             score = model.scale.exp().clamp(max=100) * embedded.float() @ vectors.float().T
-            text, arch, label = pairs(true, useful, score.detach(), random)
+            text, arch, label = pairs(true, useful, score.detach(), HARD["caption" if captions else "request"], random)
             odds, _ = model.match(nodes[arch], there[arch], memory[text], ids["attention_mask"][text])
             verify = F.binary_cross_entropy_with_logits(odds.float(), label.float())
             share = HIDDEN["caption" if captions else "request"]
@@ -480,8 +484,8 @@ def contrastive(score: Tensor, true: Bool[Tensor, "rows columns"]) -> Tensor:
     return ((loss * true).sum(-1) / true.sum(-1)).mean()
 
 
-def pairs(true: Tensor, useful: Tensor, score: Tensor, random: Random) -> tuple[Tensor, Tensor, Tensor]:
-    """Two architectures that each text is true of and two that it is false of, one of these hard.
+def pairs(true: Tensor, useful: Tensor, score: Tensor, hard: int, random: Random) -> tuple[Tensor, Tensor, Tensor]:
+    """Two architectures that each text is true of, and one and so many hard ones that it is false of.
 
     Returns:
         Rows of the texts, rows of the architectures, and whether the text is true.
@@ -491,8 +495,8 @@ def pairs(true: Tensor, useful: Tensor, score: Tensor, random: Random) -> tuple[
     generator = torch.Generator(device=true.device).manual_seed(random.getrandbits(60))
     right = torch.multinomial(true[rows].float(), 2, replacement=True, generator=generator)
     wrong = torch.multinomial((~true[rows]).float(), 1, generator=generator)
-    hard = (~true[rows]).float() * score[rows].softmax(-1) + 1e-12 * (~true[rows])
-    hard = torch.multinomial(hard, 1, generator=generator)
-    arch = torch.cat([right, wrong, hard], -1)
-    label = torch.tensor([True, True, False, False], device=true.device).expand(len(rows), 4)
-    return rows[:, None].expand(-1, 4).flatten(), arch.flatten(), label.flatten()
+    near = (~true[rows]).float() * score[rows].softmax(-1) + 1e-12 * (~true[rows])
+    near = torch.multinomial(near, hard, replacement=True, generator=generator)
+    arch = torch.cat([right, wrong, near], -1)
+    label = torch.arange(arch.shape[1], device=true.device).expand(arch.shape) < 2
+    return rows[:, None].expand(arch.shape).flatten(), arch.flatten(), label.flatten()

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from archgen.beams import CachedLayer
-from archgen.caption import PAIRS_HELD_OUT, Writer, describe, is_held_out, language, wiring
+from archgen.caption import PAIRS_HELD_OUT, Writer, is_held_out, language
 from archgen.constraint import Constraint, quantity
+from archgen.describe import describe, wiring
 from archgen.numerals import find_numbers
 from archgen.reading import (
     DONE,

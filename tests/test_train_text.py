@@ -42,13 +42,14 @@ def test_edited_architectures_differ_by_one_choice():
     assert (codes != changed).sum(-1).eq(1).all()
 
 
-def test_pairs_are_half_true_and_half_false_for_every_text():
+@pytest.mark.parametrize("hard", [1, 6])
+def test_pairs_hold_two_true_ones_and_hard_ones_for_every_text(hard):
     generator = torch.Generator().manual_seed(0)
     true = torch.rand(20, 30, generator=generator) < 0.4
     useful = true.any(-1) & ~true.all(-1)
-    text, arch, label = pairs(true, useful, torch.randn(20, 30, generator=generator), Random(0))
+    text, arch, label = pairs(true, useful, torch.randn(20, 30, generator=generator), hard, Random(0))
     assert torch.equal(true[text, arch], label)
-    assert label.view(-1, 4).sum(-1).eq(2).all()
+    assert label.view(-1, 3 + hard).sum(-1).eq(2).all()
 
 
 def test_the_contrast_is_small_where_what_is_true_scores_higher():

@@ -22,8 +22,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from archgen.ask import answers, ranked
-from archgen.caption import Text, Writer, describe
+from archgen.caption import Text, Writer
 from archgen.constraint import Constraint
+from archgen.describe import describe
 from archgen.graph import Architecture
 from archgen.pipeline import ArchitecturePipeline
 from archgen.text import ArchBERT
