@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from archgen.gaussian import NormalScale
 from archgen.goal import PENALTY
 from archgen.pareto import improvement
 from archgen.predictor import PropertyPredictor
@@ -62,18 +61,14 @@ def first_batch(problem: Problem, generator: torch.Generator) -> Int[Tensor, "st
 class Belief:
     """What was measured says of the objectives of other networks.
 
-    Columns are learned as normal scores of their ranks, on which noise is alike everywhere, and mapped back.
-
     Args:
         study: What was measured.
     """
 
     def __init__(self, study: Study):
-        self.problem, seen = study.problem, study.measured
-        self.scales = [NormalScale(column[column.isfinite()]) for column in seen.T]
-        scores = torch.stack([scale.score(column) for scale, column in zip(self.scales, seen.T, strict=True)], -1)
+        self.problem = study.problem
         self.predictor = PropertyPredictor(study.problem.space, seed=study.seed)
-        self.predictor.fit(study.codes, scores, **_extra(study.problem, study.codes))
+        self.predictor.fit(study.codes, study.measured, **_extra(study.problem, study.codes))
         known = _padded(study.objectives)
         self.front = known[known.isfinite().all(-1)]
         within = self.front[(self.front > -PENALTY / 2).all(-1)]
@@ -84,31 +79,28 @@ class Belief:
 
     def optimistic(self, codes: Int[Tensor, "rows holes"]) -> Float[Tensor, " rows"]:
         """Improvement where every measured column comes out one standard deviation better than expected."""
-        prediction = self.predictor.predict(codes, **_extra(self.problem, codes))
         goal = self.problem.goal
         sign = {limit.column: -limit.sign for limit in goal.limits} | {goal.minimize: -1, goal.maximize: 1}
         shift = torch.tensor([sign[name] for name in self.problem.measured])
-        gain = self.gain(self._objectives(codes, prediction.mean + shift * prediction.std))
-        return gain + 1e-9 * prediction.mean[:, 0]  # the order of those without any
+        measured = self.predictor.quantile(codes, shift, **_extra(self.problem, codes))
+        gain = self.gain(self._objectives(codes, measured))
+        return gain + 1e-9 * measured[:, 0]  # the order of those without any
 
     def draws(
         self, codes: Int[Tensor, "rows holes"], k: int, generator: torch.Generator
     ) -> Float[Tensor, "k rows objectives"]:
         """Objectives as they may be measured: functions drawn jointly, and the noise of a new measurement."""
-        extra = _extra(self.problem, codes)
-        scores = self.predictor.draw(codes, k, generator, **extra)
-        noise = (self.predictor.predict(codes, **extra).std.square() - scores.var(0)).clamp_min(0).sqrt()
-        return self._objectives(codes, scores + noise * torch.randn(scores.shape, generator=generator))
+        measured = self.predictor.draw(codes, k, generator, **_extra(self.problem, codes), noise=True)
+        return self._objectives(codes, measured)
 
     def gain(self, objectives: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
         """How much objectives add to what was measured."""
         return improvement(objectives, self.front, self.reference)
 
     def _objectives(
-        self, codes: Int[Tensor, "rows holes"], scores: Float[Tensor, "*draws rows measured"]
+        self, codes: Int[Tensor, "rows holes"], measured: Float[Tensor, "*draws rows measured"]
     ) -> Float[Tensor, "*draws rows objectives"]:
-        parts = zip(self.scales, scores.double().unbind(-1), strict=True)
-        measured = torch.stack([scale.label(score) for scale, score in parts], -1)
+        measured = measured.double()
         return _padded(self.problem.goal.objectives(self.problem.complete(codes, measured)))
 
 

@@ -1,4 +1,4 @@
-"""Gaussian processes, and the normal scale on which they see labels of any kind."""
+"""Gaussian processes, and the scales on which they see labels."""
 
 from __future__ import annotations
 
@@ -119,6 +119,33 @@ class GaussianProcess:
 
     def _factor(self, x: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows rows"]:
         return torch.linalg.cholesky(self.kernel(x, x) + self.noise * torch.eye(len(x), dtype=x.dtype))
+
+
+class LinearScale:
+    """Labels less their mean, in standard deviations.
+
+    Args:
+        labels: What was measured, at least one.
+    """
+
+    def __init__(self, labels: Float[Tensor, " rows"]):
+        labels = labels.double()
+        spread = labels.std(unbiased=False).item()
+        self._center, self._spread = labels.mean(), spread if spread > 0 else 1.0
+
+    def score(self, labels: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Scores of labels."""
+        return (labels.double() - self._center) / self._spread
+
+    def label(self, score: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Labels of scores."""
+        return self._center + self._spread * score
+
+    def moments(
+        self, mean: Float[Tensor, " n"], std: Float[Tensor, " n"]
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """Mean and standard deviation in units of the labels."""
+        return self.label(mean), self._spread * std
 
 
 class NormalScale:

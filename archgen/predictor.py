@@ -14,12 +14,13 @@ from tqdm.auto import tqdm
 from archgen.calibrate import Conformal, Prediction
 from archgen.ensemble import GraphEnsemble
 from archgen.features import features_of
-from archgen.gaussian import GaussianProcess, NormalScale
+from archgen.gaussian import GaussianProcess, LinearScale, NormalScale
 from archgen.space import SearchSpace, load_space
 
 EXACT = 2_000  # labels of a property that its Gaussian process takes in; where there are more, graph networks follow
 MEMBERS = 4  # graph networks
 PART = 4096  # rows handled at once
+FEW = 20  # labels, up to which ranks are learned
 LINEAR = ("costs", "shape", "numbers")  # groups of features that have a linear effect, beside the extra columns
 
 
@@ -27,9 +28,10 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
     """Learns properties of architectures from the labels of some.
 
     Each property is a Gaussian process over features of the graph (see `GraphFeatures`). Labels are learned as normal
-    scores of their ranks, so that outliers such as untrainable networks do not rule the fit, and are mapped back.
-    Of a property with more than `EXACT` labels the process takes in so many, and an ensemble of graph networks learns
-    from all labels what it leaves over.
+    scores of their ranks, so that outliers such as untrainable networks do not rule the fit, or standardized,
+    whichever orders those labels better that are left out; what is predicted is mapped back. Of a property with more
+    than `EXACT` labels the process takes in so many, and an ensemble of graph networks learns from all labels what it
+    leaves over.
 
     Args:
         space: The search space, its name, or its declaration.
@@ -37,6 +39,7 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         names: Names of the properties, in the order of the labels' columns.
         sizes: What was learned, for loading: rows kept, properties, extra columns, parameters of a kernel, networks,
             calibration rows.
+        standardized: For loading: which properties were learned so; none if absent.
     """
 
     def __init__(
@@ -45,14 +48,16 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         seed: int = 0,
         names: list[str] | None = None,
         sizes: list[int] | None = None,
+        standardized: list[bool] | None = None,
     ):
         super().__init__()
         self.space = load_space(space)
-        self._resize(seed, names, sizes or [0] * 6)
+        self._resize(seed, names, sizes or [0] * 6, standardized)
 
-    def _resize(self, seed: int, names: list[str] | None, sizes: list[int]) -> None:
+    def _resize(self, seed: int, names: list[str] | None, sizes: list[int], standardized: list[bool] | None) -> None:
         """Make room for what `fit` finds or a file holds."""
-        self.register_to_config(space=self.space.spec, seed=seed, names=names, sizes=sizes)
+        standardized = standardized or [False] * sizes[1]
+        self.register_to_config(space=self.space.spec, seed=seed, names=names, sizes=sizes, standardized=standardized)
         rows, properties, extra, kernel, members, calibration = sizes
         self.register_buffer("codes", torch.zeros(rows, len(self.space.holes), dtype=torch.int16))
         self.register_buffer("labels", torch.zeros(rows, properties))
@@ -63,7 +68,7 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         columns = len(features_of(self.space).group) + 2 * extra
         self.ensemble = GraphEnsemble(self.space, columns, properties, members)
         self._processes: list[GaussianProcess] = []  # made from the buffers when needed
-        self._scales: list[NormalScale] = []
+        self._scales: list[NormalScale | LinearScale] = []
 
     # ---- learning ------------------------------------------------------------------------------------------------
     def fit(
@@ -92,7 +97,7 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             sizes = [len(kept), labels.shape[1], extra.shape[1], kernel, members, 0]
-            self._resize(self.config.seed, self.config.names, sizes)
+            self._resize(self.config.seed, self.config.names, sizes, None)
         self.codes, self.labels, self.extra = codes[kept].to(torch.int16), labels[kept], extra[kept]
         self._condition(tune=True)
         if members:
@@ -134,7 +139,8 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         rows, properties, _, _, _, calibration = map(sum, zip(self.config.sizes, other.config.sizes, strict=True))
         sizes = [rows, properties, 0, self.kernel.shape[1], 0, calibration]
         names = [*self.config.names, *other.config.names]
-        both = PropertyPredictor(self.space, self.config.seed, names, sizes)
+        standardized = [*self.config.standardized, *other.config.standardized]
+        both = PropertyPredictor(self.space, self.config.seed, names, sizes, standardized)
         both.codes.copy_(torch.cat([self.codes, other.codes]))
         both.labels.copy_(_beside(self.labels, other.labels))
         both.residuals.copy_(_beside(self.residuals, other.residuals))
@@ -173,14 +179,31 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         """
         found = []
         for part, x in self._parts(codes, extra):
-            mean, std = self._guess(x)
-            if len(self.ensemble.networks):
-                members, std = self.ensemble.predict(part, x, mean)
-                mean = members.mean(0)
+            mean, std = self._scored(part, x)
             moments = [scale.moments(mean[:, i], std[:, i]) for i, scale in enumerate(self._scales)]
             found.append(torch.stack([torch.stack(pair, -1) for pair in moments], -2))  # (rows, properties, 2)
         mean, std = torch.cat(found).float().unbind(-1)
         return Prediction(mean, std * self.spread.cpu())
+
+    @torch.no_grad()
+    def quantile(
+        self,
+        codes: Int[Tensor, "rows holes"],
+        deviations: Float[Tensor, " properties"],
+        extra: Float[Tensor, "rows columns"] | None = None,
+    ) -> Float[Tensor, "rows properties"]:
+        """What would be measured if each property came out so many standard deviations above its median.
+
+        Args:
+            codes: Complete encodings.
+            deviations: On the scale on which a property is learned, where it is normal; below the median if negative.
+            extra: As in `predict`.
+        """
+        found = []
+        for part, x in self._parts(codes, extra):
+            mean, std = self._scored(part, x)
+            found.append(self._labels(mean + deviations * std))
+        return torch.cat(found)
 
     @torch.no_grad()
     def draw(
@@ -189,14 +212,16 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         k: int,
         generator: torch.Generator | None = None,
         extra: Float[Tensor, "rows columns"] | None = None,
+        noise: bool = False,
     ) -> Float[Tensor, "k rows properties"]:
-        """Draws from what the true values could be, without noise: each is one function, evaluated at all rows.
+        """Draws from what the true values could be: each is one function, evaluated at all rows.
 
         Args:
             codes: Complete encodings.
             k: Number of draws.
             generator: Source of randomness.
             extra: As in `predict`.
+            noise: Whether the noise of a new measurement is drawn too.
         """
         if len(self.ensemble.networks):
             members = [self.ensemble.predict(part, x, self._guess(x)[0])[0] for part, x in self._parts(codes, extra)]
@@ -207,7 +232,11 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         else:
             x = torch.cat([x for _, x in self._parts(codes, extra)])
             scores = torch.stack([process.draw(x, k, generator) for process in self._processes], -1)
-        return torch.stack([scale.label(scores[..., i]) for i, scale in enumerate(self._scales)], -1).float()
+        if noise:
+            std = torch.cat([self._scored(part, x)[1] for part, x in self._parts(codes, extra)])
+            rest = (std.square() - scores.var(0)).clamp_min(0).sqrt()
+            scores = scores + rest * torch.randn(scores.shape, generator=generator, dtype=scores.dtype)
+        return self._labels(scores)
 
     # ---- inside --------------------------------------------------------------------------------------------------
     def _parts(self, codes: Tensor, extra: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -229,16 +258,26 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         features = features_of(self.space)
         group = torch.cat([features.group, torch.full((x.shape[1] - len(features.group),), len(features.groups))])
         linear = [name in LINEAR for name in features.groups] + [True] * (self.extra.shape[1] > 0)
-        labels, known = self.labels.cpu(), self.labels.cpu().isfinite()
-        self._scales = [NormalScale(labels[known[:, i], i]) for i in range(labels.shape[1])]
-        self._processes = []
-        for i, scale in enumerate(self._scales):
-            rows, score = x[known[:, i]], scale.score(labels[known[:, i], i])
-            process = GaussianProcess(group, linear)
-            process.log = self.kernel[i].cpu()
-            if tune:
-                self.kernel[i] = process.tune(rows, score).log
-            self._processes.append(process.condition(rows, score))
+        self._scales, self._processes = [], []
+        for i, label in enumerate(self.labels.cpu().T):
+            rows, label = x[label.isfinite()], label[label.isfinite()]
+            kinds = (
+                (NormalScale, LinearScale) if tune and len(label) > FEW else (scale_of(self.config.standardized[i]),)
+            )
+            found = []
+            for kind in kinds:
+                scale, process = kind(label), GaussianProcess(group, linear)
+                process.log = self.kernel[i].cpu()
+                if tune:
+                    process.tune(rows, scale.score(label))
+                found.append((scale, process.condition(rows, scale.score(label))))
+            scale, process = found[0]
+            if len(found) > 1:
+                scale, process = max(found, key=lambda one: _rank_correlation(one[1].left_out(), label))
+            self.kernel[i] = process.log
+            self._scales.append(scale)
+            self._processes.append(process)
+        self.register_to_config(standardized=[isinstance(scale, LinearScale) for scale in self._scales])
 
     def _inputs(
         self, codes: Int[Tensor, "rows holes"], extra: Float[Tensor, "rows columns"]
@@ -253,9 +292,20 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         return torch.cat([x, marked / (2 * extra.shape[1]) ** 0.5], -1)
 
     def _guess(self, x: Float[Tensor, "rows inputs"]) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the normal scores by the processes alone, each (rows, properties)."""
+        """Mean and standard deviation of the scores by the processes alone, each (rows, properties)."""
         means, stds = zip(*(process.predict(x) for process in self._processes), strict=True)
         return torch.stack(means, -1), torch.stack(stds, -1)
+
+    def _scored(self, codes: Int[Tensor, "rows holes"], x: Float[Tensor, "rows inputs"]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the scores, each (rows, properties), by all that was learned."""
+        mean, std = self._guess(x)
+        if len(self.ensemble.networks):
+            members, std = self.ensemble.predict(codes, x, mean)
+            mean = members.mean(0)
+        return mean, std
+
+    def _labels(self, scores: Float[Tensor, "*draws rows properties"]) -> Float[Tensor, "*draws rows properties"]:
+        return torch.stack([scale.label(scores[..., i]) for i, scale in enumerate(self._scales)], -1).float()
 
     @staticmethod
     def _extra_of(codes: Tensor, extra: Tensor | None) -> Tensor:
@@ -266,6 +316,22 @@ def chosen_rows(known: Bool[Tensor, "rows properties"], generator: torch.Generat
     """At most `EXACT` labelled rows of each property; the same for all of them as far as may be."""
     order = torch.randperm(len(known), generator=generator)
     return torch.cat([order[known[order, i]][:EXACT] for i in range(known.shape[1])]).unique()
+
+
+def scale_of(standardized: bool) -> type[NormalScale] | type[LinearScale]:
+    """The scale on which a property was learned."""
+    return LinearScale if standardized else NormalScale
+
+
+def _rank_correlation(one: Float[Tensor, " rows"], other: Float[Tensor, " rows"]) -> float:
+    """Spearman's; 0 where either is constant."""
+    return torch.nan_to_num(torch.corrcoef(torch.stack([_ranks(one), _ranks(other)]))[0, 1]).item()
+
+
+def _ranks(values: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+    """Ranks from 0, equal values at the middle of theirs."""
+    _, place, counts = values.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - (counts + 1) / 2)[place].double()
 
 
 def _beside(one: Float[Tensor, "rows columns"], other: Float[Tensor, "more others"]) -> Float[Tensor, "all wide"]:

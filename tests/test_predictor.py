@@ -10,7 +10,7 @@ from archgen.benchmark import Table, find_table
 from archgen.calibrate import Conformal, Prediction, rank_value
 from archgen.ensemble import loss_of, ranking_loss
 from archgen.features import count_paths, features_of
-from archgen.gaussian import GaussianProcess, NormalScale
+from archgen.gaussian import GaussianProcess, LinearScale, NormalScale
 from archgen.predictor import PropertyPredictor
 from archgen.space import declare, load_space
 
@@ -131,6 +131,9 @@ def test_scores_are_normal_and_lead_back():
 
 
 def test_equal_labels_share_a_score_and_one_value_is_kept():
+    straight = LinearScale(torch.tensor([1.0, 2.0, 2.0, 3.0]))
+    assert torch.allclose(straight.label(straight.score(torch.tensor([0.5, 9.0]))).float(), torch.tensor([0.5, 9.0]))
+    assert LinearScale(torch.tensor([7.0, 7.0])).score(torch.tensor([7.0, 8.0])).tolist() == [0.0, 1.0]
     scale = NormalScale(torch.tensor([1.0, 2.0, 2.0, 3.0]))
     assert torch.allclose(scale.score(torch.tensor([1.0, 2.0, 3.0])).double()[1], torch.zeros(1, dtype=torch.float64))
     constant = NormalScale(torch.tensor([7.0, 7.0]))
@@ -179,6 +182,33 @@ def test_draws_agree_with_predictions():
     assert ((draws.mean(0) - found.mean).abs() < found.std).double().mean() > 0.97
     assert 0.6 < (draws.std(0) / found.std)[50:].median() < 1.1
     assert torch.equal(draws, learned.draw(codes, 200, torch.Generator().manual_seed(1)))
+
+
+def test_draws_with_noise_spread_as_predictions_do():
+    codes = SPACE.sample(150, torch.Generator().manual_seed(0))
+    noise = 0.3 * torch.randn(100, 1, generator=torch.Generator().manual_seed(1))
+    learned = PropertyPredictor(SPACE).fit(codes[:100], cost_labels(codes[:100]) + noise)
+    found = learned.predict(codes)
+    draws = learned.draw(codes, 400, torch.Generator().manual_seed(1), noise=True)
+    assert 0.85 < (draws.std(0) / found.std).median() < 1.15
+
+
+def test_quantiles_lie_around_the_prediction():
+    codes = SPACE.sample(150, torch.Generator().manual_seed(0))
+    learned = PropertyPredictor(SPACE).fit(codes[:50], cost_labels(codes[:50]))
+    low, middle, high = (learned.quantile(codes, torch.tensor([z])) for z in (-1.0, 0.0, 1.0))
+    assert (low <= middle).all() and (middle <= high).all()
+    assert spearman(middle[:, 0], learned.predict(codes).mean[:, 0]) > 0.98
+
+
+def test_the_scale_is_the_one_on_which_labels_that_are_left_out_are_ordered_better():
+    codes = SPACE.sample(300, torch.Generator().manual_seed(0))
+    straight = cost_labels(codes)
+    wild = torch.where(torch.rand(300, 1, generator=torch.Generator().manual_seed(1)) < 0.05, -1e4, straight)
+    learned = PropertyPredictor(SPACE, names=["a", "b"]).fit(codes[:100], torch.cat([straight, wild], -1)[:100])
+    assert not learned.config.standardized[1]
+    few = PropertyPredictor(SPACE).fit(codes[:20], straight[:20])
+    assert few.config.standardized == [False]
 
 
 def test_extra_columns_help_and_may_be_missing():
