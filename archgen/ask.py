@@ -14,6 +14,7 @@ from archgen.hub import resolve
 from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
 from archgen.show import draw_all, print_table, write_lines
 from archgen.space import load_space, read_architectures
+from archgen.text import ArchBERT
 from archgen.understand import (
     Refused,
     Understanding,
@@ -189,7 +190,9 @@ def find(text: str, among: str = "-", n: int = 10, out: str | None = None) -> No
 
 
 @torch.inference_mode()
-def ranked(text: str, space: str, codes: torch.Tensor, vectors: torch.Tensor | None = None) -> torch.Tensor:
+def ranked(
+    text: str, space: str, codes: torch.Tensor, vectors: torch.Tensor | None = None, model: ArchBERT | None = None
+) -> torch.Tensor:
     """Positions of encodings, best first: by embeddings, then by what is read in the text and the fine score.
 
     Args:
@@ -197,12 +200,13 @@ def ranked(text: str, space: str, codes: torch.Tensor, vectors: torch.Tensor | N
         space: Name of the search space.
         codes: Complete encodings `(archs, holes)`.
         vectors: Their embeddings, if they are known.
+        model: The text model; the shipped one if absent.
     """
-    model, facts = text_model(), facts_of(space)
+    model, facts = model or text_model(), facts_of(space)
     vectors = model.embed(facts.space.decode_all(codes)) if vectors is None else vectors
     near = vectors @ model.embed_texts([text], space)[0]
     order = near.argsort(descending=True, stable=True)
-    (understanding,) = understand([text], space)
+    (understanding,) = understand([text], space, model)
     close = order[:CLOSE]
     if isinstance(understanding, Understanding):
         meets = facts.holds(understanding.request, facts.of(codes))

@@ -29,7 +29,7 @@ from archgen.graph import Architecture
 from archgen.pipeline import ArchitecturePipeline
 from archgen.text import ArchBERT
 from archgen.train_text import OTHERS, Corpus
-from archgen.understand import Refused, Understanding, answered, encoded, text_model, understand
+from archgen.understand import Refused, Understanding, answered, encoded, understand
 from archgen.vocabulary import COMPARE, MILLIONS, Facts, Predicate, Request, facts_of
 
 ATTRIBUTES = {  # as the queries call them
@@ -70,11 +70,13 @@ def space_of(query: dict[str, Any]) -> str:
 
 
 def queries(
-    file: str, n: int = 10, seed: int = 0, show: bool = False, method: str = "ask", shuffled: bool = False
-) -> dict[str, Any]:
+    model: ArchBERT, file: str, n: int = 10, seed: int = 0, show: bool = False, method: str = "ask",
+    shuffled: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Answer graded requests.
 
     Args:
+        model: What is measured.
         file: One JSON object a line, with `query`, `space` and `predicates`.
         n: Architectures for each.
         seed: Of the sampler.
@@ -88,19 +90,20 @@ def queries(
     found: dict[str, Any] = {}
     for name in dict.fromkeys(map(space_of, asked)):
         mine = [query for query in asked if space_of(query) == name]
-        found[name] = _graded(mine, facts_of(name), n, seed, show, method, shuffled)
+        found[name] = _graded(model, mine, facts_of(name), n, seed, show, method, shuffled)
     return found
 
 
 def _graded(
-    asked: list[dict[str, Any]], facts: Facts, n: int, seed: int, show: bool, method: str, shuffled: bool
-) -> dict[str, Any]:
+    model: ArchBERT, asked: list[dict[str, Any]], facts: Facts, n: int, seed: int, show: bool, method: str,
+    shuffled: bool,
+) -> dict[str, Any]:  # fmt: skip
     graders = [grader(query) for query in asked]
     texts = [query["query"] for query in asked]
     if shuffled:
         Random(seed).shuffle(texts)
-    readings = understand(texts, facts.space.name)
-    given = _answers(texts, readings, facts, n, seed, method)
+    readings = understand(texts, facts.space.name, model)
+    given = _answers(model, texts, readings, facts, n, seed, method)
     rows = []
     for query, met, codes, reading in zip(asked, graders, given, readings, strict=True):
         row = {"query": query["query"], "refused": codes is None, "answerable": met is not None}
@@ -120,11 +123,11 @@ def _graded(
 
 
 def _answers(
-    texts: list[str], readings: list[Understanding | Refused], facts: Facts, n: int, seed: int, method: str
-) -> list[Tensor | None]:
+    model: ArchBERT, texts: list[str], readings: list[Understanding | Refused], facts: Facts, n: int, seed: int,
+    method: str,
+) -> list[Tensor | None]:  # fmt: skip
     """Encodings for each text, None where it is refused."""
     if method == "embedding":
-        model = text_model()
         vectors = model.embed(facts.space.decode_all(facts.members))
         near = model.embed_texts(texts, facts.space.name) @ vectors.T
         return [*facts.members[near.topk(n).indices]]
@@ -141,7 +144,7 @@ def _answers(
         return [None if isinstance(one, Refused) else next(found).codes for one in readings]
     results = []
     for text in texts:
-        free = Understanding(text, (), (), (), facts, text_model())
+        free = Understanding(text, (), (), (), facts, model)
         many = 4 * n if method == "told ranked" else n
         codes = pipeline(n=many, text=free, generator=generator).codes
         results.append(codes[free.score(codes).argsort(descending=True)[:n]] if many > n else codes)
@@ -184,18 +187,18 @@ def _mean(values: Any) -> float:
 SPLITS = {"without": "known wording", "phrases": "new wording", "pairs": "new combinations"}
 
 
-def wording(n: int = 300, seed: int = 1) -> dict[str, Any]:
+def wording(model: ArchBERT, n: int = 300, seed: int = 1) -> dict[str, Any]:
     """Requests and texts to be refused, in known phrases, in new ones, and of pairs of phrases that are new."""
     found = {}
     for space in ("nasbench201", "nasbench101", "mnasnet"):
         facts = facts_of(space)
         for held_out, name in SPLITS.items():
             writer, random = Writer(facts, held_out), Random(seed)
-            found[f"{space}, {name}"] = _read_right([writer.request(random) for _ in range(n)], facts)
+            found[f"{space}, {name}"] = _read_right(model, [writer.request(random) for _ in range(n)], facts)
             if held_out == "pairs":
                 continue
             odd = [writer.unknown(random) for _ in range(n // 4)] + [writer.unrelated(random) for _ in range(n // 4)]
-            refused = [isinstance(one, Refused) for one in understand([text.text for text in odd], space)]
+            refused = [isinstance(one, Refused) for one in understand([text.text for text in odd], space, model)]
             found[f"{space}, {name}, refused"] = {
                 "unknown": _mean(refused[: n // 4]),
                 "unrelated": _mean(refused[n // 4 :]),
@@ -203,10 +206,11 @@ def wording(n: int = 300, seed: int = 1) -> dict[str, Any]:
     return found
 
 
-def _read_right(texts: list[Text], facts: Facts) -> dict[str, float]:
+def _read_right(model: ArchBERT, texts: list[Text], facts: Facts) -> dict[str, float]:
     """How often readings admit the same architectures, and only such as satisfy the text."""
     same, inside, refused, right_refusals = [], [], [], []
-    for text, result in zip(texts, understand([text.text for text in texts], facts.space.name), strict=True):
+    results = understand([text.text for text in texts], facts.space.name, model)
+    for text, result in zip(texts, results, strict=True):
         true = facts.holds(text.request, facts.table)
         if not true.any():
             right_refusals.append(isinstance(result, Refused) or not facts.holds(result.request, facts.table).any())
@@ -241,7 +245,7 @@ NEGATIONS = (
 OPPOSITE = {"<=": ">=", ">=": "<=", "<": ">", ">": "<"}
 
 
-def twins(n: int = 400, seed: int = 2) -> dict[str, float]:
+def twins(model: ArchBERT, n: int = 400, seed: int = 2, method: str = "ask") -> dict[str, float]:
     """Texts one word or number apart, in new phrases: which is preferred for a cell that only one is true of."""
     facts, random = facts_of("nasbench201"), Random(seed)
     writer, generator = Writer(facts, "phrases"), torch.Generator().manual_seed(seed)
@@ -260,12 +264,18 @@ def twins(n: int = 400, seed: int = 2) -> dict[str, float]:
             if apart.any():
                 rows = apart.nonzero().flatten()
                 code = facts.members[rows[torch.randint(len(rows), (1,), generator=generator)]]
-                scores = [
-                    -1.0 if isinstance(one, Refused) else one.score(code).item()
-                    for one in understand([words, other_words], "nasbench201")
-                ]
+                scores = _preferences(model, [words, other_words], facts, code, method)
                 found[name].append(scores[0] > scores[1])
     return {name: _mean(right) for name, right in found.items()} | {"all": _mean(chain(*found.values()))}
+
+
+def _preferences(model: ArchBERT, texts: list[str], facts: Facts, code: Tensor, method: str) -> list[float]:
+    """How well each text fits an architecture; a refused one not at all."""
+    if method == "embedding":
+        near = model.embed_texts(texts, facts.space.name) @ model.embed(facts.space.decode_all(code)).T
+        return near[:, 0].tolist()
+    understood = understand(texts, facts.space.name, model)
+    return [-1.0 if isinstance(one, Refused) else one.score(code).item() for one in understood]
 
 
 Twin = tuple[str, Request]
@@ -326,10 +336,9 @@ def _negated(text: Text, random: Random) -> Twin | None:
 
 
 # ---- finding --------------------------------------------------------------------------------------------------------
-def retrieval(n: int = 100, captions: int = 1000, seed: int = 3) -> dict[str, float]:
+def retrieval(model: ArchBERT, n: int = 100, captions: int = 1000, seed: int = 3) -> dict[str, float]:
     """Text to architecture among all cells (nDCG@10), and architecture to text among captions (R@1)."""
     facts, random = facts_of("nasbench201"), Random(seed)
-    model = text_model()
     writer = Writer(facts, "phrases")
     gains = {"with reader": [], "embedding alone": []}
     discount = 1 / torch.arange(2, 12).double().log2()
@@ -339,7 +348,7 @@ def retrieval(n: int = 100, captions: int = 1000, seed: int = 3) -> dict[str, fl
         true = facts.holds(text.request, facts.table)
         if true.sum() < 10:
             continue
-        best = ranked(text.text, "nasbench201", facts.members, everything)[:10]
+        best = ranked(text.text, "nasbench201", facts.members, everything, model)[:10]
         plain = (everything @ model.embed_texts([text.text], "nasbench201")[0]).topk(10).indices
         for name, order in (("with reader", best), ("embedding alone", plain)):
             gains[name].append(((true[order].double() * discount).sum() / discount.sum()).item())
@@ -388,7 +397,7 @@ def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: in
 
 
 # ---- clones and questions -------------------------------------------------------------------------------------------
-def clones(n: int = 1000, seed: int = 4) -> dict[str, float]:
+def clones(model: ArchBERT, n: int = 1000, seed: int = 4) -> dict[str, float]:
     """AUC of `ArchBERT.clones`: equal networks and networks one change away, against random pairs."""
     found = {}
     for name in ("nasbench201", "nasbench101", "mnasnet"):
@@ -398,21 +407,16 @@ def clones(n: int = 1000, seed: int = 4) -> dict[str, float]:
         first, second = (torch.cat(part)[:n] for part in zip(*edited, strict=True))
         other = facts.members[torch.randint(len(facts.members), (n,), generator=generator)]
         one, near, far = (facts.space.decode_all(codes) for codes in (first, second, other))
-        positive, negative = _alike(one, near), _alike(one, far)
+        positive, negative = model.clones(one, near).diagonal(), model.clones(one, far).diagonal()
         found[f"{name}, one change"] = _auc(positive, negative)
         by_hash: dict[str, list[Architecture]] = {}
         for cell in facts.space.decode_all(facts.members[: 4 * n]):
             by_hash.setdefault(cell.hash, []).append(cell)
         equal = [cells for cells in by_hash.values() if len(cells) > 1][:n]
         if equal:
-            same = _alike([cells[0] for cells in equal], [cells[1] for cells in equal])
+            same = model.clones([cells[0] for cells in equal], [cells[1] for cells in equal]).diagonal()
             found[f"{name}, equal"] = _auc(same, negative)
     return found
-
-
-def _alike(first: list[Architecture], second: list[Architecture]) -> Tensor:
-    """How alike each of the first is to its partner."""
-    return text_model().clones(first, second).diagonal()
 
 
 def _auc(positive: Tensor, negative: Tensor) -> float:
@@ -420,7 +424,7 @@ def _auc(positive: Tensor, negative: Tensor) -> float:
     return round(above.mean().item(), 4)
 
 
-def questions(n: int = 200, seed: int = 5) -> dict[str, float]:
+def questions(model: ArchBERT, n: int = 200, seed: int = 5) -> dict[str, float]:
     """Exact answers to questions in new phrases, about random members."""
     found = {}
     for name in ("nasbench201", "nasbench101", "mnasnet"):
@@ -433,7 +437,7 @@ def questions(n: int = 200, seed: int = 5) -> dict[str, float]:
             truth = facts.holds(text.request, values).item()
             if text.kind == "how":
                 truth = sum(values[part].item() for part in facts.expand(text.request[0][0].left))
-            given = answered(text.text, facts.space.decode(row))
+            given = answered(text.text, facts.space.decode(row), model)
             right[text.kind].append(given == truth and isinstance(given, bool) == isinstance(truth, bool))
         found |= {f"{name}, {kind}": _mean(values) for kind, values in right.items()}
     return found
@@ -441,6 +445,7 @@ def questions(n: int = 200, seed: int = 5) -> dict[str, float]:
 
 def check_text(
     part: str = "queries",
+    checkpoint: str = "archbert",
     file: str = "tests/queries.jsonl",
     n: int | None = None,
     seed: int | None = None,
@@ -452,19 +457,25 @@ def check_text(
 
     Args:
         part: queries, wording, twins, retrieval, clones or questions.
+        checkpoint: Folder or name of the text model.
         file: Graded queries.
         n: How many; architectures a query, or texts.
         seed: Of everything drawn.
         show: Whether to print queries that were not answered rightly.
-        method: How queries are answered: ask, lookup, embedding, told or "told ranked".
+        method: How queries are answered: ask, lookup, embedding, told or "told ranked"; how twins are: ask or
+            embedding.
         shuffled: Whether every query gets another's answer.
     """
-    more = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
+    parts = {"queries": queries, "wording": wording, "twins": twins, "retrieval": retrieval, "clones": clones,
+             "questions": questions}  # fmt: skip
+    if part not in parts:
+        raise ValueError(f"part is one of {', '.join(parts)}, got {part!r}")
+    more: dict[str, Any] = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
     if part == "queries":
-        found = queries(file, show=show, method=method, shuffled=shuffled, **more)
-    else:
-        parts = {"wording": wording, "twins": twins, "retrieval": retrieval, "clones": clones, "questions": questions}
-        found = parts[part](**more)
+        more |= {"file": file, "show": show, "method": method, "shuffled": shuffled}
+    elif part == "twins":
+        more["method"] = method
+    found = parts[part](ArchBERT.load(checkpoint), **more)
     print(json.dumps(found, indent=1))
 
 
