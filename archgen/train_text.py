@@ -15,16 +15,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Batch
 from tqdm.auto import tqdm
 from transformers import BertModel, PreTrainedTokenizerFast
 
-from archgen.caption import Text, Writer
+from archgen.caption import Text, Writer, is_held_out
 from archgen.constraint import neighbours
 from archgen.describe import describe
+from archgen.graph import Architecture
 from archgen.hub import replacing_folder, resume, save_state
 from archgen.reading import END, INDEX, MARKERS, PAD, SPACES, START, Unreadable, spelled
 from archgen.space import SearchSpace
@@ -33,16 +34,17 @@ from archgen.trainer import make_accelerator
 from archgen.vocabulary import Facts, facts_of
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of all-MiniLM-L6-v2's weights
+UNSEEN = 0.1  # share of networks, in whatever encoding, that are kept from training
 COMMON = 12_000  # of BERT's words, by frequency, are kept beside those of the corpus
 SORTED = 4  # batches of texts that are sorted by length before one is taken
 MATCHED = 32  # texts of a batch whose pairs get the fine score
 OTHERS = 64  # architectures of a batch that are drawn without looking at its texts
 CLONE_SCALE = 20.0  # of the cosine of two architectures
-HARD = {"request": 1, "caption": 6}  # architectures that a text is false of and near to, for the fine score
 HIDDEN = {"request": 0.15, "caption": 0.5}  # share of the nodes that are hidden; more where the text tells them
 LETTERS = 90  # a text on average, at most: batches of longer ones hold fewer
 
 Codes = Int[Tensor, "archs holes"]
+Architectures = list[Architecture]
 Truth = Bool[Tensor, "texts archs"]
 
 
@@ -215,11 +217,19 @@ class Corpus:
 
     Args:
         facts: Of the space.
-        held_out: Which phrases, see `Writer`.
+        held_out: Which phrases, see `Writer`, and which architectures: `without` those that are kept from training,
+            `all`, or only those.
     """
 
     def __init__(self, facts: Facts, held_out: str):
-        self.facts, self.writer = facts, Writer(facts, held_out)
+        self.facts, self.writer, self.held_out = facts, Writer(facts, held_out), held_out
+
+    def decoded(self, codes: Codes) -> Architectures:
+        """Those of some architectures that belong to this corpus."""
+        found = self.facts.space.decode_all(codes)
+        if self.held_out == "all":
+            return found
+        return [one for one in found if is_held_out(one.hash, UNSEEN) != (self.held_out == "without")]
 
     def text(self, random: Random, mixture: Mixture) -> Text:
         """One text of any kind but captions."""
@@ -243,17 +253,17 @@ class Corpus:
         chosen = many[start : start + count]
         return chosen[: max(8, count * LETTERS // max(LETTERS, len(chosen[-1].text)))]
 
-    def captions(self, count: int, random: Random) -> tuple[list[Text], Int[Tensor, "captions holes"]]:
-        """Descriptions, and the architectures that they describe."""
-        codes = self.facts.members[[random.randrange(len(self.facts.members)) for _ in range(count)]]
-        words = [describe(one, self.facts, random) for one in self.facts.space.decode_all(codes)]
-        return [Text(text, kind="caption") for text in words], codes
+    def captions(self, count: int, random: Random) -> tuple[list[Text], Architectures]:
+        """Descriptions, so many or a few less, and the architectures that they describe."""
+        rows = [random.randrange(len(self.facts.members)) for _ in range(count)]
+        described = self.decoded(self.facts.members[rows])
+        return [Text(describe(one, self.facts, random), kind="caption") for one in described], described
 
-    def of_requests(self, texts: list[Text], random: Random) -> tuple[Codes, Truth]:
+    def of_requests(self, texts: list[Text], random: Random) -> tuple[Architectures, Truth]:
         """Architectures of which requests are true, neighbours of which they are false, and others.
 
         Returns:
-            Their codes, and of which of them each text is true.
+            Them, and of which of them each text is true.
         """
         facts, space = self.facts, self.facts.space
         generator = torch.Generator().manual_seed(random.getrandbits(60))
@@ -270,43 +280,49 @@ class Corpus:
             near = near[torch.randperm(len(near), generator=generator)[:6]]
             wrong = near[~facts.holds(text.request, facts.of(near))]
             chosen += [row, (wrong if len(wrong) else near)[:1]]
-        codes = torch.cat(chosen).unique(dim=0)
-        values = facts.of(codes)
-        true = torch.zeros(len(texts), len(codes), dtype=torch.bool)
+        found = self.decoded(torch.cat(chosen).unique(dim=0))
+        values = facts.of(self._codes(found))
+        true = torch.zeros(len(texts), len(found), dtype=torch.bool)
         for index, text in enumerate(texts):
             if text.kind == "request" and text.request:
                 true[index] = facts.holds(text.request, values)
-        return codes, true
+        return found, true
 
-    def of_captions(self, described: Int[Tensor, "captions holes"], random: Random) -> tuple[Codes, Truth]:
+    def of_captions(self, described: Architectures, random: Random) -> tuple[Architectures, Truth]:
         """Those described, for each some neighbours and some with the same choices in other places, and others.
 
         Returns:
-            Their codes, and of which of them each caption is true.
+            Them, and of which of them each caption is true.
         """
-        space = self.facts.space
+        space, codes = self.facts.space, self._codes(described)
         generator = torch.Generator().manual_seed(random.getrandbits(60))
-        chosen = [self._others(generator), described]
-        for row in described:
+        chosen = [self._others(generator), codes]
+        for row in codes:
             for near in (neighbours(space, row[None]), swapped(space, row)):
                 near = near[torch.randperm(len(near), generator=generator)[:8]]
                 chosen.append(near[space.feasible(near)][:4])
-        codes = torch.cat(chosen).unique(dim=0)
-        return codes, (described[:, None] == codes).all(-1)
+        found = self.decoded(torch.cat(chosen).unique(dim=0))
+        return found, (codes[:, None] == self._codes(found)).all(-1)
 
-    def edited(self, random: Random) -> tuple[Codes, Codes]:
+    def edited(self, random: Random) -> tuple[Architectures, Architectures]:
         """Architectures, and each of them with one change."""
+        space = self.facts.space
         generator = torch.Generator().manual_seed(random.getrandbits(60))
-        pairs = []
-        for row in self._others(generator):
-            near = neighbours(self.facts.space, row[None])
+        first, second = [], []
+        for one in self.decoded(self._others(generator)):
+            row = space.encode(one)
+            near = neighbours(space, row[None])
             near = near[(near != row).any(-1)]
             near = near[torch.randperm(len(near), generator=generator)[:8]]
-            near = near[self.facts.space.feasible(near)]
-            if len(near):
-                pairs.append(torch.stack([row, near[0]]))
-        codes, changed = torch.stack(pairs).unbind(1)
-        return codes, changed
+            near = near[space.feasible(near)]
+            changed = next((other for code in near for other in self.decoded(code[None])), None)
+            if changed is not None:
+                first.append(one)
+                second.append(changed)
+        return first, second
+
+    def _codes(self, architectures: Architectures) -> Codes:
+        return torch.stack([self.facts.space.encode(one) for one in architectures])
 
     def _others(self, generator: torch.Generator) -> Codes:
         return self.facts.members[torch.randint(len(self.facts.members), (OTHERS,), generator=generator)]
@@ -412,13 +428,13 @@ class Run:
         corpus, model, device = self.corpora[name], self.model, self.accelerator.device
         captions = random.random() < self.mixture.caption
         if captions:
-            texts, described = corpus.captions(max(2, batch_size // 4), random)
-            codes, true = corpus.of_captions(described, random)
+            texts, described = corpus.captions(max(8, batch_size // 4), random)
+            found, true = corpus.of_captions(described, random)
         else:
             texts = corpus.texts(batch_size, random, self.mixture)
-            codes, true = corpus.of_requests(texts, random)
+            found, true = corpus.of_requests(texts, random)
         useful = true.any(-1) & ~true.all(-1)
-        graphs = [one.to_pyg() for one in corpus.facts.space.decode_all(codes)]
+        graphs = [one.to_pyg() for one in found]
         ids, _ = model.tokens([text.text for text in texts], name)
         with self.accelerator.autocast():
             memory, embedded = model.encode_tokens(**ids)
@@ -426,7 +442,11 @@ class Run:
             vectors = F.normalize(model.graph_head(pooled), dim=-1)
             true, useful = true.to(device), useful.to(device)
             score = model.scale.exp().clamp(max=100) * embedded.float() @ vectors.float().T
-            text, arch, label = pairs(true, useful, score.detach(), HARD["caption" if captions else "request"], random)
+            if captions:  # every architecture may be described
+                weight, hard = torch.ones_like(score[0]), 6
+            else:
+                weight, hard = balance(true[useful]), 1
+            text, arch, label = pairs(true, useful, score.detach(), weight, hard, random)
             odds, _ = model.match(nodes[arch], there[arch], memory[text], ids["attention_mask"][text])
             verify = F.binary_cross_entropy_with_logits(odds.float(), label.float())
             share = HIDDEN["caption" if captions else "request"]
@@ -449,11 +469,10 @@ class Run:
 
     def _clones(self, corpus: Corpus, random: Random) -> Tensor:
         """Contrastive loss of architectures and what one change makes of them."""
-        codes, changed = corpus.edited(random)
-        space, model = corpus.facts.space, self.model
-        graphs = Batch.from_data_list([one.to_pyg() for one in space.decode_all(torch.cat([codes, changed]))])
-        _, _, pooled = model.encode_graphs(graphs.to(model.device), self.rows[space.name])
-        first, second = F.normalize(model.clone_head(pooled).float(), dim=-1).chunk(2)
+        first, second = corpus.edited(random)
+        graphs = Batch.from_data_list([one.to_pyg() for one in (*first, *second)])
+        _, _, pooled = self.model.encode_graphs(graphs.to(self.model.device), self.rows[corpus.facts.space.name])
+        first, second = F.normalize(self.model.clone_head(pooled).float(), dim=-1).chunk(2)
         score = CLONE_SCALE * first @ second.T
         target = torch.arange(len(score), device=score.device)
         return F.cross_entropy(score, target) + F.cross_entropy(score.T, target)
@@ -484,8 +503,37 @@ def contrastive(score: Tensor, true: Bool[Tensor, "rows columns"]) -> Tensor:
     return ((loss * true).sum(-1) / true.sum(-1)).mean()
 
 
-def pairs(true: Tensor, useful: Tensor, score: Tensor, hard: int, random: Random) -> tuple[Tensor, Tensor, Tensor]:
+def balance(true: Bool[Tensor, "texts archs"]) -> Float[Tensor, " archs"]:
+    """Weights with which architectures that a text is false of are drawn as often as where they are true.
+
+    Otherwise an architecture alone would tell whether a text is true of it. By iterative proportional fitting.
+    """
+    wanted = (true / true.sum(-1, keepdim=True)).sum(0)
+    weight = torch.ones_like(wanted)
+    for _ in range(30):
+        drawn = ~true * weight
+        drawn = drawn / drawn.sum(-1, keepdim=True).clamp_min(1e-9)
+        weight = weight * wanted / drawn.sum(0).clamp_min(1e-9)
+    return weight
+
+
+def pairs(
+    true: Bool[Tensor, "texts archs"],
+    useful: Bool[Tensor, " texts"],
+    score: Float[Tensor, "texts archs"],
+    weight: Float[Tensor, " archs"],
+    hard: int,
+    random: Random,
+) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Bool[Tensor, " pairs"]]:
     """Two architectures that each text is true of, and one and so many hard ones that it is false of.
+
+    Args:
+        true: Of which architectures each text is true.
+        useful: Texts of which there is both.
+        score: How near they are.
+        weight: How often an architecture is drawn for a text that is false of it.
+        hard: How many near ones.
+        random: Source of randomness.
 
     Returns:
         Rows of the texts, rows of the architectures, and whether the text is true.
@@ -494,9 +542,9 @@ def pairs(true: Tensor, useful: Tensor, score: Tensor, hard: int, random: Random
     rows = rows[random.sample(range(len(rows)), min(MATCHED, len(rows)))]
     generator = torch.Generator(device=true.device).manual_seed(random.getrandbits(60))
     right = torch.multinomial(true[rows].float(), 2, replacement=True, generator=generator)
-    wrong = torch.multinomial((~true[rows]).float(), 1, generator=generator)
-    near = (~true[rows]).float() * score[rows].softmax(-1) + 1e-12 * (~true[rows])
-    near = torch.multinomial(near, hard, replacement=True, generator=generator)
+    false = ~true[rows] * (weight + 1e-12)
+    wrong = torch.multinomial(false, 1, generator=generator)
+    near = torch.multinomial(false * score[rows].softmax(-1) + 1e-20 * false, hard, True, generator=generator)
     arch = torch.cat([right, wrong, near], -1)
     label = torch.arange(arch.shape[1], device=true.device).expand(arch.shape) < 2
     return rows[:, None].expand(arch.shape).flatten(), arch.flatten(), label.flatten()

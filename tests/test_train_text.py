@@ -14,8 +14,8 @@ def test_architectures_of_requests_are_what_the_texts_say():
     facts = facts_of("nasbench201")
     corpus, random = Corpus(facts, "without"), Random(0)
     texts = corpus.texts(32, random, Mixture())
-    codes, true = corpus.of_requests(texts, random)
-    values = facts.of(codes)
+    found, true = corpus.of_requests(texts, random)
+    values = facts.of(torch.stack([facts.space.encode(one) for one in found]))
     for row, text in zip(true, texts, strict=True):
         asks = text.kind == "request" and text.request
         assert torch.equal(row, facts.holds(text.request, values)) if asks else not row.any()
@@ -25,9 +25,9 @@ def test_architectures_of_requests_are_what_the_texts_say():
 def test_descriptions_are_true_of_what_they_describe_alone(space):
     corpus, random = Corpus(facts_of(space), "without"), Random(0)
     texts, described = corpus.captions(8, random)
-    codes, true = corpus.of_captions(described, random)
-    assert len(texts) == 8 and (true.sum(-1) == 1).all()
-    assert torch.equal(codes[true.nonzero()[:, 1]], described)
+    found, true = corpus.of_captions(described, random)
+    assert len(texts) == len(described) > 4 and (true.sum(-1) == 1).all()
+    assert [found[index] for index in true.nonzero()[:, 1]] == described
 
 
 def test_exchanged_choices_leave_as_many_of_each():
@@ -38,8 +38,22 @@ def test_exchanged_choices_leave_as_many_of_each():
 
 
 def test_edited_architectures_differ_by_one_choice():
-    codes, changed = Corpus(facts_of("nasbench201"), "without").edited(Random(0))
-    assert (codes != changed).sum(-1).eq(1).all()
+    space = facts_of("nasbench201").space
+    for one, other in zip(*Corpus(facts_of("nasbench201"), "without").edited(Random(0)), strict=True):
+        assert (space.encode(one) != space.encode(other)).sum() == 1
+
+
+def test_networks_that_are_held_out_are_in_no_training_batch():
+    facts = facts_of("nasbench201")
+    training, kept = Corpus(facts, "without"), Corpus(facts, "phrases")
+    unseen = {one.hash for one in kept.decoded(facts.members)}
+    assert 0.05 < len(kept.decoded(facts.members)) / len(facts.members) < 0.15
+    random = Random(0)
+    described = training.captions(16, random)[1]
+    batches = [described, training.of_captions(described, random)[0], *training.edited(random)]
+    batches.append(training.of_requests(training.texts(16, random, Mixture()), random)[0])
+    assert all(one.hash not in unseen for batch in batches for one in batch)
+    assert all(one.hash in unseen for one in kept.captions(64, random)[1])
 
 
 @pytest.mark.parametrize("hard", [1, 6])
@@ -47,7 +61,7 @@ def test_pairs_hold_two_true_ones_and_hard_ones_for_every_text(hard):
     generator = torch.Generator().manual_seed(0)
     true = torch.rand(20, 30, generator=generator) < 0.4
     useful = true.any(-1) & ~true.all(-1)
-    text, arch, label = pairs(true, useful, torch.randn(20, 30, generator=generator), hard, Random(0))
+    text, arch, label = pairs(true, useful, torch.randn(20, 30, generator=generator), torch.ones(30), hard, Random(0))
     assert torch.equal(true[text, arch], label)
     assert label.view(-1, 3 + hard).sum(-1).eq(2).all()
 

@@ -28,7 +28,7 @@ from archgen.describe import describe
 from archgen.graph import Architecture
 from archgen.pipeline import ArchitecturePipeline
 from archgen.text import ArchBERT
-from archgen.train_text import OTHERS, Corpus
+from archgen.train_text import Corpus
 from archgen.understand import Refused, Understanding, answered, encoded, understand
 from archgen.vocabulary import COMPARE, MILLIONS, Facts, Predicate, Request, facts_of
 
@@ -357,12 +357,13 @@ def retrieval(model: ArchBERT, n: int = 100, captions: int = 1000, seed: int = 3
 
 
 def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: int = 50) -> dict[str, float]:
-    """R@1 of the caption of an architecture among many: by embeddings, and by the fine score of the closest.
+    """R@1 of the caption of an unseen architecture among many: by embeddings, and by the fine score of the closest.
 
     The controls see one side alone: each caption with another architecture's nodes, or another caption's words.
     """
-    rows = torch.tensor(random.sample(range(len(facts.members)), captions))
-    cells = facts.space.decode_all(facts.members[rows])
+    order = torch.tensor(random.sample(range(len(facts.members)), len(facts.members)))
+    cells = Corpus(facts, "phrases").decoded(facts.members[order])[:captions]
+    codes = torch.stack([facts.space.encode(cell) for cell in cells])
     texts = [describe(cell, facts) for cell in cells]
     with torch.inference_mode():
         ids, _ = model.tokens(texts, facts.space.name)
@@ -372,7 +373,7 @@ def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: in
             for i in range(0, captions, 50)
         ]
         memory, written = (torch.cat(part) for part in zip(*parts, strict=True))
-        nodes, there = encoded(model, facts, facts.members[rows])
+        nodes, there = encoded(model, facts, codes)
         near = model.embed(cells) @ written.T
         own, mixed = torch.arange(captions), torch.randperm(captions)
         first = near.topk(close).indices
@@ -398,15 +399,16 @@ def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: in
 
 # ---- clones and questions -------------------------------------------------------------------------------------------
 def clones(model: ArchBERT, n: int = 1000, seed: int = 4) -> dict[str, float]:
-    """AUC of `ArchBERT.clones`: equal networks and networks one change away, against random pairs."""
+    """AUC of `ArchBERT.clones`: equal networks and unseen ones one change apart, against random pairs."""
     found = {}
     for name in ("nasbench201", "nasbench101", "mnasnet"):
         facts, generator = facts_of(name), torch.Generator().manual_seed(seed)
-        corpus = Corpus(facts, "without")
-        edited = [corpus.edited(Random(seed + step)) for step in range(n // OTHERS + 1)]
-        first, second = (torch.cat(part)[:n] for part in zip(*edited, strict=True))
-        other = facts.members[torch.randint(len(facts.members), (n,), generator=generator)]
-        one, near, far = (facts.space.decode_all(codes) for codes in (first, second, other))
+        corpus, random, one, near = Corpus(facts, "phrases"), Random(seed), [], []
+        while len(one) < n:
+            for found, more in zip((one, near), corpus.edited(random), strict=True):
+                found += more
+        far = facts.space.decode_all(facts.members[torch.randint(len(facts.members), (n,), generator=generator)])
+        one, near = one[:n], near[:n]
         positive, negative = model.clones(one, near).diagonal(), model.clones(one, far).diagonal()
         found[f"{name}, one change"] = _auc(positive, negative)
         by_hash: dict[str, list[Architecture]] = {}
