@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from itertools import combinations
@@ -224,12 +225,13 @@ class Corpus:
     def __init__(self, facts: Facts, held_out: str):
         self.facts, self.writer, self.held_out = facts, Writer(facts, held_out), held_out
 
-    def decoded(self, codes: Codes) -> Architectures:
-        """Those of some architectures that belong to this corpus."""
+    def decoded(self, codes: Codes) -> tuple[Architectures, Codes]:
+        """Those of some architectures that belong to this corpus, and their codes."""
         found = self.facts.space.decode_all(codes)
         if self.held_out == "all":
-            return found
-        return [one for one in found if is_held_out(one.hash, UNSEEN) != (self.held_out == "without")]
+            return found, codes
+        own = [is_held_out(one.hash, UNSEEN) != (self.held_out == "without") for one in found]
+        return [one for one, here in zip(found, own, strict=True) if here], codes[torch.tensor(own, dtype=torch.bool)]
 
     def text(self, random: Random, mixture: Mixture) -> Text:
         """One text of any kind but captions."""
@@ -253,11 +255,11 @@ class Corpus:
         chosen = many[start : start + count]
         return chosen[: max(8, count * LETTERS // max(LETTERS, len(chosen[-1].text)))]
 
-    def captions(self, count: int, random: Random) -> tuple[list[Text], Architectures]:
-        """Descriptions, so many or a few less, and the architectures that they describe."""
+    def captions(self, count: int, random: Random) -> tuple[list[Text], Codes]:
+        """Descriptions, so many or a few less, and the codes of the architectures that they describe."""
         rows = [random.randrange(len(self.facts.members)) for _ in range(count)]
-        described = self.decoded(self.facts.members[rows])
-        return [Text(describe(one, self.facts, random), kind="caption") for one in described], described
+        described, codes = self.decoded(self.facts.members[rows])
+        return [Text(describe(one, self.facts, random), kind="caption") for one in described], codes
 
     def of_requests(self, texts: list[Text], random: Random) -> tuple[Architectures, Truth]:
         """Architectures of which requests are true, neighbours of which they are false, and others.
@@ -265,72 +267,78 @@ class Corpus:
         Returns:
             Them, and of which of them each text is true.
         """
-        facts, space = self.facts, self.facts.space
+        facts, asked, rows = self.facts, [], []
         generator = torch.Generator().manual_seed(random.getrandbits(60))
-        chosen = [self._others(generator)]
         for text in texts:
-            if text.kind != "request" or not text.request:
-                continue
-            rows = facts.holds(text.request, facts.table).nonzero().flatten()
-            if not len(rows):
-                continue
-            row = facts.members[rows[random.randrange(len(rows))]][None]
-            near = neighbours(space, row)
-            near = near[space.feasible(near)]
-            near = near[torch.randperm(len(near), generator=generator)[:6]]
-            wrong = near[~facts.holds(text.request, facts.of(near))]
-            chosen += [row, (wrong if len(wrong) else near)[:1]]
-        found = self.decoded(torch.cat(chosen).unique(dim=0))
-        values = facts.of(self._codes(found))
-        true = torch.zeros(len(texts), len(found), dtype=torch.bool)
+            if text.kind == "request" and text.request:
+                met = facts.holds(text.request, facts.table).nonzero().flatten()
+                if len(met):
+                    asked.append(text)
+                    rows.append(met[random.randrange(len(met))])
+        chosen = [self._others(generator)]
+        if asked:
+            right = facts.members[torch.stack(rows)]
+            near = self._near(right, 6, generator)
+            values, start = facts.of(torch.cat(near)), 0
+            for text, others in zip(asked, near, strict=True):
+                part = slice(start, start := start + len(others))
+                wrong = others[~facts.holds(text.request, {name: value[part] for name, value in values.items()})]
+                chosen.append((wrong if len(wrong) else others)[:1])
+            chosen.append(right)
+        found, codes = self.decoded(torch.cat(chosen).unique(dim=0))
+        values = facts.of(codes)
+        true = torch.zeros(len(texts), len(codes), dtype=torch.bool)
         for index, text in enumerate(texts):
             if text.kind == "request" and text.request:
                 true[index] = facts.holds(text.request, values)
         return found, true
 
-    def of_captions(self, described: Architectures, random: Random) -> tuple[Architectures, Truth]:
+    def of_captions(self, described: Codes, random: Random) -> tuple[Architectures, Truth]:
         """Those described, for each some neighbours and some with the same choices in other places, and others.
 
         Returns:
             Them, and of which of them each caption is true.
         """
-        space, codes = self.facts.space, self._codes(described)
         generator = torch.Generator().manual_seed(random.getrandbits(60))
-        chosen = [self._others(generator), codes]
-        for row in codes:
-            for near in (neighbours(space, row[None]), swapped(space, row)):
-                near = near[torch.randperm(len(near), generator=generator)[:8]]
-                chosen.append(near[space.feasible(near)][:4])
-        found = self.decoded(torch.cat(chosen).unique(dim=0))
-        return found, (codes[:, None] == self._codes(found)).all(-1)
+        changed = self._near(described, 4, generator)
+        moved = self._near(described, 4, generator, swapped)
+        found, codes = self.decoded(torch.cat([self._others(generator), described, *changed, *moved]).unique(dim=0))
+        return found, (described[:, None] == codes).all(-1)
 
     def edited(self, random: Random) -> tuple[Architectures, Architectures]:
-        """Architectures, and each of them with one change."""
-        space = self.facts.space
+        """Architectures of this corpus, and each of them with one change, to one of training where they are."""
         generator = torch.Generator().manual_seed(random.getrandbits(60))
-        first, second = [], []
-        for one in self.decoded(self._others(generator)):
-            row = space.encode(one)
-            near = neighbours(space, row[None])
-            near = near[(near != row).any(-1)]
-            near = near[torch.randperm(len(near), generator=generator)[:8]]
-            near = near[space.feasible(near)]
-            changed = next((other for code in near for other in self.decoded(code[None])), None)
-            if changed is not None:
-                first.append(one)
-                second.append(changed)
-        return first, second
+        first, codes = self.decoded(self._others(generator))
+        near = self._near(codes, 4, generator)
+        first = [one for one, others in zip(first, near, strict=True) if len(others)]
+        second = self.facts.space.decode_all(torch.cat([others[:1] for others in near]))
+        allowed = [self.held_out != "without" or not is_held_out(one.hash, UNSEEN) for one in second]
+        kept = [pair for pair, here in zip(zip(first, second, strict=True), allowed, strict=True) if here]
+        return [one for one, _ in kept], [other for _, other in kept]
 
-    def _codes(self, architectures: Architectures) -> Codes:
-        return torch.stack([self.facts.space.encode(one) for one in architectures])
+    def _near(
+        self,
+        codes: Codes,
+        count: int,
+        generator: torch.Generator,
+        changes: Callable[[SearchSpace, Int[Tensor, "one holes"]], Codes] = neighbours,
+    ) -> list[Codes]:
+        """For each of some architectures at most so many members one change away, in random order."""
+        parts = []
+        for row in codes:
+            near = changes(self.facts.space, row[None])
+            near = near[(near != row).any(-1)]
+            parts.append(near[torch.randperm(len(near), generator=generator)[: 2 * count]])
+        good = self.facts.space.feasible(torch.cat(parts)).split([len(part) for part in parts])
+        return [part[here][:count] for part, here in zip(parts, good, strict=True)]
 
     def _others(self, generator: torch.Generator) -> Codes:
         return self.facts.members[torch.randint(len(self.facts.members), (OTHERS,), generator=generator)]
 
 
-def swapped(space: SearchSpace, row: Int[Tensor, " holes"]) -> Codes:
+def swapped(space: SearchSpace, codes: Int[Tensor, "one holes"]) -> Codes:
     """A code with two of its choices exchanged, in every way that changes it."""
-    holes = space.holes
+    holes, row = space.holes, codes[0]
     pairs = [(i, j) for i, j in combinations(range(len(holes)), 2) if holes[i].options == holes[j].options]
     first, second = torch.tensor([(i, j) for i, j in pairs if row[i] != row[j]], dtype=torch.long).view(-1, 2).T
     result = row.repeat(len(first), 1)

@@ -111,7 +111,7 @@ def batch(corpus: Corpus, reader: ArchBERT, size: int, random: Random, accelerat
     mixture = Mixture(unknown=0.0, unrelated=0.0, question=0.0)
     if random.random() < mixture.caption:
         found, described = corpus.captions(size, random)
-        texts, rows = [text.text for text in found], [facts.space.encode(one).expand(EACH, -1) for one in described]
+        texts, rows = [text.text for text in found], [*described[:, None].expand(-1, EACH, -1)]
     while len(texts) < size:
         for text in corpus.texts(size, random, mixture):
             true = facts.holds(text.request, facts.table).nonzero().flatten()

@@ -362,8 +362,7 @@ def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: in
     The controls see one side alone: each caption with another architecture's nodes, or another caption's words.
     """
     order = torch.tensor(random.sample(range(len(facts.members)), len(facts.members)))
-    cells = Corpus(facts, "phrases").decoded(facts.members[order])[:captions]
-    codes = torch.stack([facts.space.encode(cell) for cell in cells])
+    cells, codes = (part[:captions] for part in Corpus(facts, "phrases").decoded(facts.members[order]))
     texts = [describe(cell, facts) for cell in cells]
     with torch.inference_mode():
         ids, _ = model.tokens(texts, facts.space.name)
