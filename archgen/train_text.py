@@ -41,6 +41,7 @@ SORTED = 4  # batches of texts that are sorted by length before one is taken
 MATCHED = 32  # texts of a batch whose pairs get the fine score
 OTHERS = 64  # architectures of a batch that are drawn without looking at its texts
 CLONE_SCALE = 20.0  # of the cosine of two architectures
+HARD = {"request": 1, "caption": 6}  # near architectures that a text is false of, for the fine score
 HIDDEN = {"request": 0.15, "caption": 0.5}  # share of the nodes that are hidden; more where the text tells them
 LETTERS = 90  # a text on average, at most: batches of longer ones hold fewer
 
@@ -450,11 +451,7 @@ class Run:
             vectors = F.normalize(model.graph_head(pooled), dim=-1)
             true, useful = true.to(device), useful.to(device)
             score = model.scale.exp().clamp(max=100) * embedded.float() @ vectors.float().T
-            if captions:  # every architecture may be described
-                weight, hard = torch.ones_like(score[0]), 6
-            else:
-                weight, hard = balance(true[useful]), 1
-            text, arch, label = pairs(true, useful, score.detach(), weight, hard, random)
+            text, arch, label = drawn_pairs(true, score.detach(), captions, random)
             odds, _ = model.match(nodes[arch], there[arch], memory[text], ids["attention_mask"][text])
             verify = F.binary_cross_entropy_with_logits(odds.float(), label.float())
             share = HIDDEN["caption" if captions else "request"]
@@ -525,34 +522,32 @@ def balance(true: Bool[Tensor, "texts archs"]) -> Float[Tensor, " archs"]:
     return weight
 
 
-def pairs(
-    true: Bool[Tensor, "texts archs"],
-    useful: Bool[Tensor, " texts"],
-    score: Float[Tensor, "texts archs"],
-    weight: Float[Tensor, " archs"],
-    hard: int,
-    random: Random,
+def drawn_pairs(
+    true: Bool[Tensor, "texts archs"], score: Float[Tensor, "texts archs"], captions: bool, random: Random
 ) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Bool[Tensor, " pairs"]]:
-    """Two architectures that each text is true of, and one and so many hard ones that it is false of.
+    """Two architectures that each text is true of, and some that it is false of, near ones among them.
 
     Args:
         true: Of which architectures each text is true.
-        useful: Texts of which there is both.
         score: How near they are.
-        weight: How often an architecture is drawn for a text that is false of it.
-        hard: How many near ones.
+        captions: Whether the texts describe architectures: then more near ones are drawn, and without balance, since
+            every architecture may be described.
         random: Source of randomness.
 
     Returns:
-        Rows of the texts, rows of the architectures, and whether the text is true.
+        Rows of the texts, of which only such with both kinds of architectures are drawn, rows of the architectures,
+        and whether the text is true.
     """
+    useful = true.any(-1) & ~true.all(-1)
+    weight = torch.ones_like(score[0]) if captions else balance(true[useful])
     rows = useful.nonzero().flatten()
     rows = rows[random.sample(range(len(rows)), min(MATCHED, len(rows)))]
     generator = torch.Generator(device=true.device).manual_seed(random.getrandbits(60))
     right = torch.multinomial(true[rows].float(), 2, replacement=True, generator=generator)
     false = ~true[rows] * (weight + 1e-12)
     wrong = torch.multinomial(false, 1, generator=generator)
-    near = torch.multinomial(false * score[rows].softmax(-1) + 1e-20 * false, hard, True, generator=generator)
+    near = false * score[rows].softmax(-1) + 1e-20 * false
+    near = torch.multinomial(near, HARD["caption" if captions else "request"], True, generator=generator)
     arch = torch.cat([right, wrong, near], -1)
     label = torch.arange(arch.shape[1], device=true.device).expand(arch.shape) < 2
     return rows[:, None].expand(arch.shape).flatten(), arch.flatten(), label.flatten()

@@ -6,7 +6,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from archgen.train_text import Corpus, Mixture, Run, contrastive, pairs, swapped, train_text
+from archgen.train_text import (
+    Corpus,
+    Mixture,
+    Run,
+    balance,
+    contrastive,
+    drawn_pairs,
+    swapped,
+    train_text,
+)
 from archgen.vocabulary import facts_of
 
 
@@ -56,14 +65,21 @@ def test_networks_that_are_held_out_are_in_no_training_batch():
     assert all(one.hash in unseen for one in facts.space.decode_all(kept.captions(64, random)[1]))
 
 
-@pytest.mark.parametrize("hard", [1, 6])
-def test_pairs_hold_two_true_ones_and_hard_ones_for_every_text(hard):
+@pytest.mark.parametrize("captions", [False, True])
+def test_pairs_hold_two_true_ones_and_some_false_ones_for_every_text(captions):
     generator = torch.Generator().manual_seed(0)
     true = torch.rand(20, 30, generator=generator) < 0.4
-    useful = true.any(-1) & ~true.all(-1)
-    text, arch, label = pairs(true, useful, torch.randn(20, 30, generator=generator), torch.ones(30), hard, Random(0))
+    true[0], true[1] = True, False
+    text, arch, label = drawn_pairs(true, torch.randn(20, 30, generator=generator), captions, Random(0))
     assert torch.equal(true[text, arch], label)
-    assert label.view(-1, 3 + hard).sum(-1).eq(2).all()
+    assert label.view(18, -1).sum(-1).eq(2).all() and not (text < 2).any()
+
+
+def test_balance_draws_every_architecture_as_often_where_a_text_is_false_as_where_it_is_true():
+    true = torch.rand(40, 30, generator=torch.Generator().manual_seed(0)) < torch.linspace(0.1, 0.8, 30)
+    drawn = ~true * balance(true)
+    drawn = drawn / drawn.sum(-1, keepdim=True)
+    assert torch.allclose(drawn.sum(0), (true / true.sum(-1, keepdim=True)).sum(0), rtol=0.05)
 
 
 def test_the_contrast_is_small_where_what_is_true_scores_higher():

@@ -3,8 +3,9 @@
 `python training/check_text.py --part queries --file tests/queries.jsonl`
 
 Parts: `queries` (graded requests, with controls beside them; `--method` leaves something out), `wording` (phrases and
-combinations that were kept from training), `twins` (texts that differ in one word or number), `retrieval` (text to
-architectures and back), `clones` (equal networks, and those one change apart, against random pairs), `questions`.
+combinations that were kept from training), `leaks` (what gives an answer away without the other side), `twins` (texts
+that differ in one word or number), `retrieval` (text to architectures and back), `clones` (equal networks, and those
+one change apart, against random pairs), `questions`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -28,7 +34,7 @@ from archgen.describe import describe
 from archgen.graph import Architecture
 from archgen.pipeline import ArchitecturePipeline
 from archgen.text import ArchBERT
-from archgen.train_text import Corpus
+from archgen.train_text import Corpus, Mixture, drawn_pairs
 from archgen.understand import Refused, Understanding, answered, encoded, understand
 from archgen.vocabulary import COMPARE, MILLIONS, Facts, Predicate, Request, facts_of
 
@@ -230,6 +236,53 @@ def _read_right(model: ArchBERT, texts: list[Text], facts: Facts) -> dict[str, f
         "contradictions refused": _mean(right_refusals) if right_refusals else -1.0,
         "contradictions": len(right_refusals),
     }
+
+
+# ---- what gives answers away ---------------------------------------------------------------------------------------
+def leaks(n: int = 40, seed: int = 6) -> dict[str, float]:
+    """AUC of guesses whether a text is true of an architecture, from one side of training's pairs: 0.5 is fair.
+
+    Args:
+        n: Batches of pairs; guesses are learned from one half and measured on the other.
+        seed: Of the pairs.
+    """
+    found = {}
+    for name in ("nasbench201", "nasbench101", "mnasnet"):
+        corpus = Corpus(facts_of(name), "without")
+        for kind in ("requests", "captions"):
+            texts, sides, labels = [], [], []
+            for step in tqdm(range(n), desc=f"{name}, {kind}", leave=False):
+                said, codes, label = _training_pairs(corpus, kind, Random(seed + step))
+                texts += said
+                values = torch.stack([value.double() for value in corpus.facts.of(codes).values()], -1)
+                sides.append(torch.cat([codes.double(), values], -1))
+                labels.append(label)
+            side, label = torch.cat(sides).numpy(), torch.cat(labels).numpy()
+            half = len(label) // 2
+            words = HashingVectorizer().transform(texts)
+            by_words = LogisticRegression(max_iter=1000).fit(words[:half], label[:half])
+            by_side = HistGradientBoostingClassifier(max_iter=60).fit(side[:half], label[:half])
+            guesses = {
+                "text alone": by_words.decision_function(words[half:]),
+                "architecture alone": by_side.decision_function(side[half:]),
+                "length of the text": np.array([len(text) for text in texts[half:]]),
+            }
+            for what, guess in guesses.items():
+                found[f"{name}, {kind}, {what}"] = round(float(roc_auc_score(label[half:], guess)), 4)
+    return found
+
+
+def _training_pairs(corpus: Corpus, kind: str, random: Random) -> tuple[list[str], Tensor, Tensor]:
+    """Texts, codes and labels of the pairs of one batch, as training draws them where nothing was learned yet."""
+    if kind == "captions":
+        texts, described = corpus.captions(24, random)
+        found, true = corpus.of_captions(described, random)
+    else:
+        texts = corpus.texts(96, random, Mixture())
+        found, true = corpus.of_requests(texts, random)
+    codes = torch.stack([corpus.facts.space.encode(one) for one in found])
+    text, arch, label = drawn_pairs(true, torch.zeros(true.shape), kind == "captions", random)
+    return [texts[index].text for index in text.tolist()], codes[arch], label
 
 
 # ---- one word or number apart ---------------------------------------------------------------------------------------
@@ -457,7 +510,7 @@ def check_text(
     """Measure one part and print it.
 
     Args:
-        part: queries, wording, twins, retrieval, clones or questions.
+        part: queries, wording, leaks, twins, retrieval, clones or questions.
         checkpoint: Folder or name of the text model.
         file: Graded queries.
         n: How many; architectures a query, or texts.
@@ -469,14 +522,14 @@ def check_text(
     """
     parts = {"queries": queries, "wording": wording, "twins": twins, "retrieval": retrieval, "clones": clones,
              "questions": questions}  # fmt: skip
-    if part not in parts:
-        raise ValueError(f"part is one of {', '.join(parts)}, got {part!r}")
+    if part not in (*parts, "leaks"):
+        raise ValueError(f"part is one of {', '.join(parts)} and leaks, got {part!r}")
     more: dict[str, Any] = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
     if part == "queries":
         more |= {"file": file, "show": show, "method": method, "shuffled": shuffled}
     elif part == "twins":
         more["method"] = method
-    found = parts[part](ArchBERT.load(checkpoint), **more)
+    found = leaks(**more) if part == "leaks" else parts[part](ArchBERT.load(checkpoint), **more)
     print(json.dumps(found, indent=1))
 
 
