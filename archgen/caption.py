@@ -458,60 +458,64 @@ class Writer:
 
     def _compose(self, phrases: list[Phrase], random: Random) -> Text | None:
         """Words in some order; None where a number cannot be read back."""
-        words = self.phrases["frame"]
         style = random.random()
         random.shuffle(phrases)
-        head = _usual(words["head"], random)
-        if style < 0.55:  # one noun phrase
-            adjectives = [phrase for phrase in phrases if phrase.role == "adj"]
-            behind = sorted(
-                (phrase for phrase in phrases if phrase.role != "adj"), key=lambda phrase: phrase.role == "say"
-            )
-            between = random.choice([" ", " ", ", ", ", ", " and ", " but "] if len(adjectives) == 2 else [" ", ", "])
-            opening = _usual(words["open"], random) if random.random() < OPENINGS else ""
-            raw = " ".join([opening, between.join(p.text for p in adjectives), head])
-            linked = ""
-            for phrase in behind:
-                if phrase.role == "np":
-                    raw += (
-                        random.choice([" and ", ", ", ", and ", " plus ", " but "])
-                        if linked == "np"
-                        else random.choice([" with ", " with ", " that has ", " having ", ": "])
-                    ) + phrase.text
-                elif phrase.role == "post":
-                    raw += random.choice([" ", " ", " and " if linked else " ", ", "]) + phrase.text
-                else:
-                    raw += random.choice([", ", ". ", "; ", " - ", " and "]) + phrase.text
-                linked = phrase.role
-        elif style < 0.6:  # a list, a line or a number each
-            mark = random.choice(["- ", "* ", "\u2022 ", "1. ", "(1) ", "1) "])
-            lines = [mark.replace("1", str(place)) + phrase.text for place, phrase in enumerate(phrases, 1)]
-            title = random.choice([_usual(words["title"], random), f"{_usual(words['open'], random)} {head}:"])
-            raw = f"{title}{random.choice([' ', chr(10)])}{random.choice([' ', chr(10), '; ']).join(lines)}"
-        else:  # telegraphic, in any order
-            join = _usual(words["join"], random)
-            parts = [
-                f"{phrase.text} {head}" if phrase.role == "adj" and random.random() < 0.4 else phrase.text
-                for phrase in phrases
-            ]
-            if style > 0.85:
-                parts[0] = (
-                    f"{_usual(words['open'], random)} {head} {parts[0]}" if phrases[0].role == "post" else parts[0]
-                )
-            raw = "".join(
-                part + (random.choice([join, join, _usual(words["join"], random)]) if i < len(parts) - 1 else "")
-                for i, part in enumerate(parts)
-            )
-        story = random.choice(words["story"]) if random.random() < STORIES else ""
-        if story:
-            raw = (
-                f"{raw}{random.choice([' ', ', ', '. '])}{story}"
-                if random.random() < 0.7
-                else f"{story}{random.choice([', ', ': ', '. '])}{raw}"
-            )
+        head = _usual(self.phrases["frame"]["head"], random)
+        if style < 0.55:
+            raw = self._noun_phrase(head, phrases, random)
+        elif style < 0.6:
+            raw = self._list(head, phrases, random)
+        else:
+            raw = self._telegram(head, phrases, random, opened=style > 0.85)
+        story = random.choice(self.phrases["frame"]["story"]) if random.random() < STORIES else ""
+        if story and random.random() < 0.7:
+            raw = f"{raw}{random.choice([' ', ', ', '. '])}{story}"
+        elif story:
+            raw = f"{story}{random.choice([', ', ': ', '. '])}{raw}"
         if random.random() < 0.2:
             raw += random.choice([".", "!", "?", " please", " pls", " thx"])
         return self._finished(raw, phrases, random)
+
+    def _noun_phrase(self, head: str, phrases: list[Phrase], random: Random) -> str:
+        """Adjectives, what is asked for, and what it has."""
+        adjectives = [phrase.text for phrase in phrases if phrase.role == "adj"]
+        others = sorted((one for one in phrases if one.role != "adj"), key=lambda one: one.role == "say")
+        between = random.choice([" ", " ", ", ", ", ", " and ", " but "] if len(adjectives) == 2 else [" ", ", "])
+        opening = _usual(self.phrases["frame"]["open"], random) if random.random() < OPENINGS else ""
+        raw, before = " ".join([opening, between.join(adjectives), head]), ""
+        for phrase in others:
+            if phrase.role == "np":
+                more = [" and ", ", ", ", and ", " plus ", " but "]
+                link = random.choice(more if before == "np" else [" with ", " with ", " that has ", " having ", ": "])
+            elif phrase.role == "post":
+                link = random.choice([" ", " ", " and " if before else " ", ", "])
+            else:
+                link = random.choice([", ", ". ", "; ", " - ", " and "])
+            raw, before = raw + link + phrase.text, phrase.role
+        return raw
+
+    def _list(self, head: str, phrases: list[Phrase], random: Random) -> str:
+        """A title, and a line or a number for each phrase."""
+        words = self.phrases["frame"]
+        mark = random.choice(["- ", "* ", "\u2022 ", "1. ", "(1) ", "1) "])
+        lines = [mark.replace("1", str(place)) + phrase.text for place, phrase in enumerate(phrases, 1)]
+        title = random.choice([_usual(words["title"], random), f"{_usual(words['open'], random)} {head}:"])
+        return f"{title}{random.choice([' ', chr(10)])}{random.choice([' ', chr(10), '; ']).join(lines)}"
+
+    def _telegram(self, head: str, phrases: list[Phrase], random: Random, opened: bool) -> str:
+        """Phrases in any order, loosely joined."""
+        words = self.phrases["frame"]
+        join = _usual(words["join"], random)
+        parts = [
+            f"{phrase.text} {head}" if phrase.role == "adj" and random.random() < 0.4 else phrase.text
+            for phrase in phrases
+        ]
+        if opened and phrases[0].role == "post":
+            parts[0] = f"{_usual(words['open'], random)} {head} {parts[0]}"
+        raw = parts[0]
+        for part in parts[1:]:
+            raw += random.choice([join, join, _usual(words["join"], random)]) + part
+        return raw
 
     def _finished(self, raw: str, phrases: list[Phrase], random: Random, kind: str = "request") -> Text | None:
         raw = re.sub(r"\ba (?=(\x01\d+\x02)?[aeiouAEIOU])", "an ", re.sub(r"\s+", " ", raw).strip())
