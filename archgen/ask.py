@@ -22,7 +22,6 @@ from archgen.understand import (
     encoded,
     fine_scores,
     text_model,
-    text_tokens,
     understand,
 )
 from archgen.vocabulary import facts_of, wished
@@ -108,8 +107,10 @@ def answers(
     if len(understandings) < MANY or pipeline.text_denoiser is not None:
         return [answer(pipeline, one, n, seed) for one in understandings]
     facts, model = understandings[0].facts, understandings[0].model
-    drawn = pipeline(n=POOL, distinct=False, generator=torch.Generator().manual_seed(seed)).codes
-    codes = drawn[list({one.hash: row for row, one in enumerate(pipeline.space.decode_all(drawn))}.values())]
+    generator = torch.Generator().manual_seed(seed)
+    codes = pipeline.free(POOL, generator).unique(dim=0)
+    codes = codes[torch.randperm(len(codes), generator=generator)]
+    codes = codes[list({one.hash: row for row, one in enumerate(pipeline.space.decode_all(codes))}.values())]
     values, (nodes, there) = facts.of(codes), encoded(model, facts, codes)
     results: dict[int, ArchitectureOutput] = {}
     best: dict[int, torch.Tensor] = {}
@@ -121,7 +122,7 @@ def answers(
             fit = one.score(codes[met], (nodes[met], there[met]))
             best[place] = met[fit.argsort(descending=True, stable=True)[:n]]
     if best:
-        together = pipeline.output(codes[torch.cat([*best.values()])], len(drawn))
+        together = pipeline.output(codes[torch.cat([*best.values()])], POOL)
         for row, place in enumerate(best):
             part = together.part(row * n, (row + 1) * n)
             results[place] = replace(part, understanding=understandings[place])
@@ -214,7 +215,8 @@ def ranked(
         close = order[:CLOSE]
         fit = understanding.score(codes[close])
     else:
-        fit = fine_scores(model, text_tokens(model, text, facts), encoded(model, facts, codes[close]))
+        ((_, tokens),) = model.read([text], space)
+        fit = fine_scores(model, tokens, encoded(model, facts, codes[close]))
     return torch.cat([close[fit.argsort(descending=True, stable=True)], order[CLOSE:]])
 
 

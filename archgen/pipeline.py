@@ -353,6 +353,16 @@ class ArchitecturePipeline(DiffusionPipeline):
         best_first = objectives(found.codes)[:, 0].argsort(descending=True, stable=True)
         return replace(self.output(found.codes[best_first], found.drawn, objectives), understanding=understanding)
 
+    def free(self, n: int, generator: torch.Generator | None = None) -> Int[Tensor, "n holes"]:
+        """Encodings as the generator draws them where nothing is asked, some perhaps of equal networks.
+
+        Args:
+            n: How many.
+            generator: Source of randomness, on the CPU.
+        """
+        wishes = Wishes(self.denoiser, self.space, self.config.rows, {})
+        return self._sampler(n, wishes, None, None, None, None, None, generator, None).draw(n)
+
     def _understood(self, text: str | Understanding | None) -> Understanding | None:
         """What a text asks of this pipeline's space."""
         if not isinstance(text, str):

@@ -32,6 +32,8 @@ MOST_TOKENS = 256  # of a text; the rest is not read
 TOGETHER = 64  # texts of similar length that are read at once
 NODES = 16  # positions of nodes that are told apart
 
+Tokens = tuple[Float[Tensor, "1 tokens width"], Bool[Tensor, "1 tokens"]]  # as reader and fine score see them
+
 
 class ArchBERTConfig(PretrainedConfig):
     """Sizes of an `ArchBERT`.
@@ -262,17 +264,21 @@ class ArchBERT(PreTrainedModel):
         h = self.reader(h, memory, tgt_mask=causal, memory_key_padding_mask=mask == 0)
         return self.token_head(h)
 
-    def read(self, texts: Sequence[str], space: str) -> list[list[Reading]]:
-        """The most probable ways to understand each text, the best first; beam search under the grammar."""
+    def read(self, texts: Sequence[str], space: str) -> list[tuple[list[Reading], Tokens]]:
+        """The most probable ways to understand each text, the best first, by beam search under the grammar.
+
+        Returns:
+            For each text these, and its tokens as reader and fine score see them, with where they are.
+        """
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        found: dict[int, list[Reading]] = {}
+        found: dict[int, tuple[list[Reading], Tokens]] = {}
         for start in range(0, len(order), TOGETHER):
             part = order[start : start + TOGETHER]
             found |= zip(part, self._read([texts[index] for index in part], space), strict=True)
         return [found[index] for index in range(len(texts))]
 
     @torch.inference_mode()
-    def _read(self, texts: Sequence[str], space: str) -> list[list[Reading]]:
+    def _read(self, texts: Sequence[str], space: str) -> list[tuple[list[Reading], Tokens]]:
         ids, numbers = self.tokens(texts, space)
         memory, _ = self.encode_tokens(**ids)
         admit = torch.stack([admitted(space, len(one)) for one in numbers]).to(self.device)
@@ -283,7 +289,12 @@ class ArchBERT(PreTrainedModel):
             lambda tokens, place: self.token(tokens) + self.position.weight[place],
             admit,
         )
-        return [self._readings(*found) for found in zip(written, score, numbers, strict=True)]
+        readings = [self._readings(*found) for found in zip(written, score, numbers, strict=True)]
+        mask = ids["attention_mask"] > 0
+        tokens = [
+            (memory[row : row + 1, :length], mask[row : row + 1, :length]) for row, length in enumerate(mask.sum(-1))
+        ]
+        return [*zip(readings, tokens, strict=True)]
 
     @staticmethod
     def _readings(written: Tensor, score: Tensor, numbers: list[Mention]) -> list[Reading]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from math import prod
 
 import torch
@@ -16,7 +16,7 @@ from torch_geometric.data import Batch
 from archgen.constraint import Infeasible
 from archgen.graph import Architecture
 from archgen.reading import HOW, KINDS, UNKNOWN, UNRELATED, WHETHER
-from archgen.text import ArchBERT, Reading
+from archgen.text import ArchBERT, Reading, Tokens
 from archgen.vocabulary import Clause, Facts, Predicate, Request, countable, facts_of
 
 LONGEST_TEXT = 2_000  # letters
@@ -32,7 +32,6 @@ NAMES = {
     "layers": "layers", "depth": "depth", "params": "parameters", "flops": "multiply-adds",
 }  # fmt: skip
 
-Tokens = tuple[Float[Tensor, "1 tokens width"], Bool[Tensor, "1 tokens"]]
 Graphs = tuple[Float[Tensor, "archs most width"], Bool[Tensor, "archs most"]]
 
 
@@ -51,6 +50,7 @@ class Understanding:
         readings: All requests that were considered, the most probable first.
         facts: Of the space.
         model: The reader, whose fine score orders what meets the predicates.
+        tokens: The text as the encoder sees it, and where its tokens are.
     """
 
     text: str
@@ -59,16 +59,12 @@ class Understanding:
     readings: tuple[Reading, ...]
     facts: Facts = field(repr=False)
     model: ArchBERT = field(repr=False)
+    tokens: Tokens = field(repr=False)
 
     @property
     def where(self) -> str:
         """The predicates as a constraint."""
         return self.facts.constraint(self.request)
-
-    @cached_property
-    def tokens(self) -> Tokens:
-        """The text as the encoder sees it, and where its tokens are."""
-        return text_tokens(self.model, self.text, self.facts)
 
     @property
     def unsure(self) -> list[str]:
@@ -97,13 +93,6 @@ class Understanding:
             total += reading.probability * self.facts.holds(reading.request, values)
         odds = fine_scores(self.model, self.tokens, graphs or encoded(self.model, self.facts, codes))
         return total + STYLE * odds.sigmoid().double()
-
-
-@torch.inference_mode()
-def text_tokens(model: ArchBERT, text: str, facts: Facts) -> Tokens:
-    """A text as the encoder sees it, and where its tokens are."""
-    ids, _ = model.tokens([text], facts.space.name)
-    return model.encode_tokens(**ids)[0], ids["attention_mask"] > 0
 
 
 @torch.inference_mode()
@@ -136,7 +125,8 @@ def answered(question: str, architecture: Architecture, model: ArchBERT | None =
     space = architecture.space
     facts, model = facts_of(space.name), model or text_model()
     values = facts.of(space.encode(architecture)[None])
-    first = model.read([question], space.name)[0][0]
+    ((readings, _),) = model.read([question], space.name)
+    first = readings[0]
     if first.kind == HOW:
         return sum(values[name].item() for name in facts.expand(first.request[0][0].left))
     return bool(facts.holds(first.request, values)) if first.kind == WHETHER else None
@@ -165,10 +155,11 @@ def understand(texts: Sequence[str], space: str, model: ArchBERT | None = None) 
     parts = {index: [part for part in PARTS.split(texts[index]) if part.strip()] for index in kept}
     parts = {index: split if len(split) > 1 else [] for index, split in parts.items()}
     asked = [text for index in kept for text in (texts[index], *parts[index])]
-    readings = iter(model.read(asked, space) if asked else [])
+    heard = iter(model.read(asked, space))
     for index in kept:
-        whole = next(readings)
-        result[index] = _decided(texts[index], whole, [next(readings) for _ in parts[index]], facts, model)
+        readings, tokens = next(heard)
+        of_parts = [next(heard)[0] for _ in parts[index]]
+        result[index] = _decided(texts[index], readings, of_parts, facts, model, tokens)
     return result
 
 
@@ -181,7 +172,7 @@ def _unreadable(text: str) -> Refused | None:
 
 
 def _decided(
-    text: str, readings: list[Reading], parts: list[list[Reading]], facts: Facts, model: ArchBERT
+    text: str, readings: list[Reading], parts: list[list[Reading]], facts: Facts, model: ArchBERT, tokens: Tokens
 ) -> Understanding | Refused:
     """The most probable reading that something meets, or a reason: then what nothing meets is the more probable."""
     chance = dict.fromkeys((*KINDS, "request"), 0.0)
@@ -206,7 +197,8 @@ def _decided(
         return Refused(next(reason for reason in reasons if reason is not None))
     chances = _chances(requests)
     request = _with_likely(met[0].request, chances, facts)
-    return Understanding(text, request, tuple(chances[clause] for clause in request), tuple(requests), facts, model)
+    confidences = tuple(chances[clause] for clause in request)
+    return Understanding(text, request, confidences, tuple(requests), facts, model, tokens)
 
 
 def _chances(readings: Sequence[Reading]) -> dict[Clause, float]:

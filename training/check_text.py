@@ -149,8 +149,8 @@ def _answers(
         found = iter(answers(pipeline, [one for one in readings if isinstance(one, Understanding)], n, seed))
         return [None if isinstance(one, Refused) else next(found).codes for one in readings]
     results = []
-    for text in texts:
-        free = Understanding(text, (), (), (), facts, model)
+    for text, (_, tokens) in zip(texts, model.read(texts, facts.space.name), strict=True):
+        free = Understanding(text, (), (), (), facts, model, tokens)
         many = 4 * n if method == "told ranked" else n
         codes = pipeline(n=many, text=free, generator=generator).codes
         results.append(codes[free.score(codes).argsort(descending=True)[:n]] if many > n else codes)
