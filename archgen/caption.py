@@ -59,10 +59,13 @@ WORDS: dict[str, dict[str, list[tuple[str, str, Any]]]] = {
         "both_convs": [("kernel3", ">=", 1.0), ("kernel5", ">=", 1.0)],
     },
 }  # fmt: skip
-COUNTED = {  # attributes that are counted, and the largest number worth saying
+COUNTED: dict[str, dict[str, int]] = {  # attributes that are counted, and the largest number worth saying
     "nasbench201": {"conv3x3": 6, "conv1x1": 6, "pool": 6, "skip": 6, "none": 6, "conv": 6},
     "nasbench101": {"conv3x3": 5, "conv1x1": 5, "pool": 5, "conv": 5, "ops": 5, "edges": 9},
-    "mnasnet": {"se": 7, "kernel3": 7, "kernel5": 7, "expand1": 7, "expand4": 7, "expand6": 7, "layers": 22},
+    "mnasnet": {
+        "se": 7, "kernel3": 7, "kernel5": 7, "expand1": 7, "expand4": 7, "expand6": 7,
+        "layers1": 7, "layers2": 7, "layers3": 7, "layers4": 1, "layers": 22,
+    },
 }
 ELSEWHERE = {  # attributes of other spaces that this one lacks, and nouns among theirs that leave no doubt
     "nasbench201": ("se", "kernel5", "expand4", "expand6", "maxpool"),

@@ -29,7 +29,9 @@ NAMES = {
     "conv3x3": "3x3 convolutions", "conv1x1": "1x1 convolutions", "pool": "pooling", "skip": "skip connections",
     "none": "empty edges", "edges": "edges", "se": "squeeze-excitation", "kernel3": "3x3 kernels",
     "kernel5": "5x5 kernels", "expand1": "expansion 1", "expand4": "expansion 4", "expand6": "expansion 6",
-    "layers": "layers", "depth": "depth", "params": "parameters", "flops": "multiply-adds",
+    "layers1": "stages of one layer", "layers2": "stages of two layers", "layers3": "stages of three layers",
+    "layers4": "stages of four layers", "layers": "layers", "depth": "depth", "params": "parameters",
+    "flops": "multiply-adds",
 }  # fmt: skip
 
 Graphs = tuple[Float[Tensor, "archs most width"], Bool[Tensor, "archs most"]]

@@ -33,7 +33,9 @@ ATTRIBUTES: dict[str, dict[str, str]] = {
     "mnasnet": {
         "se": "count(squeeze_excitation == yes)", "kernel3": "count(kernel == 3)", "kernel5": "count(kernel == 5)",
         "expand1": "count(expand == 1)", "expand4": "count(expand == 4)", "expand6": "count(expand == 6)",
-        "layers": LAYERS, "depth": "depth", "params": "params_m", "flops": "macs_m",
+        "layers1": "count(layers == 1)", "layers2": "count(layers == 2)", "layers3": "count(layers == 3)",
+        "layers4": "count(layers == 4)", "layers": LAYERS,
+        "depth": "depth", "params": "params_m", "flops": "macs_m",
     },
 }  # fmt: skip
 # Attributes that are the sum of others, and operations that exclude each other where "only" one is allowed.
