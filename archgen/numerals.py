@@ -40,7 +40,7 @@ FRACTIONS = {"half": 1 / 2, "third": 1 / 3, "quarter": 1 / 4, "fifth": 1 / 5, "t
 
 _WORD = "|".join([*UNITS, *TENS, *SCALES])
 _KERNEL = re.compile(
-    r"(?<![\w.])(\d{1,2})\s?(?:[x\u00d7*]|by|-by-)\s?\1(?![\d.]|\s?[x\u00d7]\s?\d)|\b(one|three|five|seven)[\s-]by[\s-]\2\b"
+    r"(?<![\w.])(\d{1,2})\s?(?:[x\u00d7*]|by|-by-)\s?\1(?![\d.]|[x\u00d7]\s?\d)|\b(one|three|five|seven)[\s-]by[\s-]\2\b"
     r"|(?<=conv)(\d)x\3|(?<=pool_)(\d)x\4|(?<=conv_)(\d)x\5",
     re.IGNORECASE,
 )
@@ -53,7 +53,7 @@ _DIGITS = re.compile(
 )
 _WORDS = re.compile(
     rf"\b(?P<fraction>(?:(?:a|one|two|three)[\s-])?(?:{'|'.join(FRACTIONS)})(?:(?:\s+of)?\s+(?:an?|one)\s+|-)(?P<of>million|billion|thousand|dozen|hundred))\b"
-    rf"|\b(?P<words>(?:an?\s+(?=million|billion|thousand|hundred|dozen))?(?:{_WORD})(?:(?:[\s-]+(?:and[\s-]+(?!a\s))?)(?:{_WORD}))*(?:\s+point(?:\s+(?:{_WORD}))+)?(?P<half>\s+and\s+a\s+half)?"
+    rf"|\b(?P<words>(?:an?\s+(?=million|billion|thousand|hundred|dozen))?(?:{_WORD})(?:(?:[\s-]+|(?<=hundred|million)\s+and\s+|(?<=thousand)\s+and\s+)(?:{_WORD}))*(?:\s+point(?:\s+(?:{_WORD}))+)?(?P<half>\s+and\s+a\s+half)?"
     rf"(?:\s+(?:hundred|thousand|million|billion))?)\b"
     rf"|\b(?P<single>{'|'.join(SINGLE)})\b",
     re.IGNORECASE,

@@ -53,6 +53,10 @@ SPACES = tuple(ATTRIBUTES)
         ("five hundred and twenty thousand", [520_000]),
         ("three-by-three conv of depth 3", [3]),
         ("one point two million", [1.2e6]),
+        ("between one and two million", [1e6, 2e6]),
+        ("two hundred and fifty thousand", [250_000]),
+        ("3x3 x3, skip x2", [3, 2]),
+        ("a 3x3x3 kernel", []),
         ("no number here", []),
     ],
 )
