@@ -10,7 +10,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from random import Random
@@ -24,7 +24,14 @@ from archgen.vocabulary import MILLIONS, OPERATIONS, Facts, Predicate, Request
 HELD_OUT = 0.15  # share of phrases, and of nouns, that are kept from training
 PAIRS_HELD_OUT = 0.05  # share of pairs of kinds of phrases that are kept from training
 LEAST_HELD = 6  # of a list with fewer phrases none is held out
-TYPOS, CASES = 0.15, 0.35  # shares of texts with slips of the keyboard, and in unusual case
+TYPOS, CASES, SHORT = 0.15, 0.35, 0.06  # shares of texts with slips of the keyboard, in unusual case, in shorthand
+SHORTHAND = {
+    "and": ["n", "&", "+", "nd"], "with": ["w/", "w"], "without": ["w/o"], "be": ["b"], "please": ["plz", "pls"],
+    "you": ["u", "ya"], "your": ["ur"], "are": ["r"], "want to": ["wanna"], "has to": ["gotta"], "must": ["gotta"],
+    "because": ["cuz", "bc"], "something": ["smth", "sth"], "give me": ["gimme"], "I'd": ["id"], "don't": ["dont"],
+    "network": ["nn", "net"], "architecture": ["arch"], "at least": ["min", ">="], "at most": ["max", "<="],
+    "number of": ["num", "#"], "parameters": ["params"], "really": ["rly"], "the": ["da", "the"],
+}  # fmt: skip
 STORIES, OPENINGS = 0.4, 0.65  # shares of requests with something else around, and with a beginning
 CONTRARY = 0.04  # share of requests that contradict themselves on purpose
 BEYOND = 0.05  # share of sizes that are far from any that there is
@@ -63,8 +70,17 @@ COUNTED: dict[str, dict[str, int]] = {  # attributes that are counted, and the l
     "nasbench201": {"conv3x3": 6, "conv1x1": 6, "pool": 6, "skip": 6, "none": 6, "conv": 6},
     "nasbench101": {"conv3x3": 5, "conv1x1": 5, "pool": 5, "conv": 5, "ops": 5, "edges": 9},
     "mnasnet": {
-        "se": 7, "kernel3": 7, "kernel5": 7, "expand1": 7, "expand4": 7, "expand6": 7,
-        "layers1": 7, "layers2": 7, "layers3": 7, "layers4": 1, "layers": 22,
+        "se": 7,
+        "kernel3": 7,
+        "kernel5": 7,
+        "expand1": 7,
+        "expand4": 7,
+        "expand6": 7,
+        "layers1": 7,
+        "layers2": 7,
+        "layers3": 7,
+        "layers4": 1,
+        "layers": 22,
     },
 }
 ELSEWHERE = {  # attributes of other spaces that this one lacks, and nouns among theirs that leave no doubt
@@ -73,6 +89,12 @@ ELSEWHERE = {  # attributes of other spaces that this one lacks, and nouns among
     "mnasnet": ("pool", "maxpool", "none"),
 }
 DISTINCT = {"kernel5": "5|five", "maxpool": "(?i)max", "pool": "(?i)pool"}
+STYLES = {  # well known designs, as they are named, by the words that say what is meant
+    "resnet": ("a ResNet", "ResNet", "a resnet block", "a ResNet block"),
+    "vgg": ("VGG", "a VGG net", "VGG-16", "a VGG block"),
+    "inception": ("Inception", "an Inception block", "GoogLeNet", "an inception module"),
+    "dense": ("DenseNet", "a densely connected cell", "a fully wired cell"),
+}
 ALL_OF = {"nasbench201": 6.0, "nasbench101": 0.0, "mnasnet": 7.0}  # as many as there can be of one kind
 
 
@@ -171,24 +193,25 @@ class Writer:
         kinds: dict[Callable[[Random], Phrase | None], int] = {
             self._count: 20, self._present: 9, self._absent: 12, self._mostly: 5, self._few: 3, self._word: 22,
             self._neither: 4, self._both: 4, self._one_of: 3, self._instead: 4, self._more: 6, self._together: 3,
-            self._as_well: 2, self._more_of_both: 1, self._each: 2, self._double: 1, self._one_absent: 1,
-            self._three: 3, self._depth: 5, self._params: 8, self._flops: 7,
+            self._as_well: 2, self._more_of_both: 1, self._each: 2, self._double: 2, self._one_absent: 1,
+            self._three: 3, self._depth: 5, self._params: 8, self._flops: 7, self._two_counts: 5,
+            self._either_not_both: 2, self._replaced: 1,
         }  # fmt: skip
         if OPERATIONS[self.space]:
-            kinds[self._only] = 5
+            kinds |= {self._only: 5, self._only_two: 3, self._all_convs: 2, self._but: 4}
         if ALL_OF[self.space]:
             kinds[self._every] = 1
         if self.space == "nasbench201":
-            kinds |= {self._on_edges: 4, self._half: 1}
+            kinds |= {self._on_edges: 4, self._half: 1, self._dropped: 4}
         self.kinds, self.weights = list(kinds), list(kinds.values())
         self._marks = 0
 
     # ---- choosing ------------------------------------------------------------------------------------------------
     def _form(self, random: Random, table: Mapping[str, list[str]]) -> tuple[str, str]:
-        """Role and phrase: long lists are drawn from more often."""
-        forms = [(role, form) for role in ("adj", "np", "post", "say") for form in table.get(role) or []]
-        role, form = random.choice(forms)
-        return role, _alternative(str(form), random)
+        """Role and phrase: of roles with long lists more often, and what is said most."""
+        roles = [role for role in ("adj", "np", "post", "say") if table.get(role)]
+        (role,) = random.choices(roles, [len(table[role]) for role in roles])
+        return role, _alternative(_usual(table[role], random), random)
 
     def _number(self, value: float, words: str, marked: dict[str, Number], slot: str) -> str:
         self._marks += 1
@@ -351,9 +374,75 @@ class Writer:
         return Phrase(role, phrase.text, [[first], [((b,), "==", first[2])]], "each")
 
     def _double(self, random: Random) -> Phrase:
-        role, text, a, b = self._pair(random, "double")
+        kind, compare = random.choice([("double_exact", "=="), ("double_least", ">=")])
+        role, text, a, b = self._pair(random, kind)
         own = self.facts.expand((b,))
-        return Phrase(role, text, [[((a,), ">=", (*own, *own))]], "double")
+        return Phrase(role, text, [[((a,), compare, (*own, *own))]], kind)
+
+    def _two_counts(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "two_counts")
+        one, other = random.randint(0, min(4, self.counted[a])), random.randint(1, min(4, self.counted[b]))
+        phrase = self._numeric(random, role, text, (a,), "range", one, other, "two_counts")
+        ((first,),), ((second,),) = phrase.clauses[:1], phrase.clauses[1:]
+        return Phrase(role, phrase.text, [[((a,), "==", first[2])], [((b,), "==", second[2])]], "two_counts")
+
+    def _either_not_both(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "either_not_both")
+        some, lacking = [((a,), ">=", 1.0), ((b,), ">=", 1.0)], [((a,), "==", 0.0), ((b,), "==", 0.0)]
+        return Phrase(role, text, [some, lacking], "either_not_both")
+
+    def _replaced(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "replaced")
+        return Phrase(role, text, [[((b,), ">=", 1.0)], [((a,), "==", 0.0)]], "replaced")
+
+    def _only_two(self, random: Random) -> Phrase:
+        """Two operations and no other; of empty edges nothing is said."""
+        a, b = random.sample(OPERATIONS[self.space], 2)
+        role, form = self._form(random, self.phrases["only_two"])
+        text = form.replace("{A}", self._plural(random, a)).replace("{B}", self._plural(random, b))
+        others = [name for name in OPERATIONS[self.space] if name not in (a, b)]
+        clauses = [[((a,), ">=", 1.0)], [((b,), ">=", 1.0)], *([((name,), "==", 0.0)] for name in others)]
+        return Phrase(role, text, clauses, "only_two")
+
+    def _all_convs(self, random: Random) -> Phrase:
+        """All convolutions of one size."""
+        own, other = random.sample(["conv3x3", "conv1x1"], 2)
+        role, form = self._form(random, self.phrases["all_convs"])
+        clauses = [[((own,), ">=", 1.0)], [((other,), "==", 0.0)]]
+        return Phrase(role, self._fill(form, random, own), clauses, "all_convs")
+
+    def _dropped(self, random: Random) -> Phrase:
+        """So many edges are empty."""
+        kind, compare = random.choices([("exactly", "=="), ("some", ">="), ("none", "==")], [5, 2, 2])[0]
+        role, form = self._form(random, self.phrases["dropped"][kind])
+        n = {"exactly": random.randint(1, 4), "some": 1, "none": 0}[kind]
+        form = form.replace("{E}", "edge" if n == 1 else "edges")
+        if "{n}" not in form:
+            return Phrase(role, form, [[(("none",), compare, float(n))]], f"dropped {kind}")
+        return self._numeric(random, role, form, ("none",), compare, n, n, f"dropped {kind}")
+
+    def _but(self, random: Random) -> Phrase:
+        """Like something well known, but other in one respect, of which its own part is not asked any more."""
+        styles = [name for name in STYLES if name in self.words]
+        style = random.choice([*styles, "only"])
+        if style == "only":
+            base = self._only(random)
+            while base.role == "say":
+                base = self._only(random)
+            known = {"adj": f"a {base.text} network", "np": f"a network with {base.text}"}
+            known, clauses = known.get(base.role, f"a network {base.text}"), base.clauses
+        else:
+            known = random.choice(STYLES[style])
+            clauses = [[((name,), compare, right)] for name, compare, right in self.words[style]]
+        while True:
+            change = random.choices(self.kinds, self.weights)[0](random)
+            if change.clauses and change.key not in ("but", "only", *STYLES):
+                break
+        named = {name for clause in change.clauses for names, _, _ in clause for name in self.facts.expand(names)}
+        kept = [c for c in clauses if not any(set(self.facts.expand(names)) & named for names, _, _ in c)]
+        form = random.choice(self.phrases["but"][change.role])
+        text = form.replace("{x}", known).replace("{y}", change.text)
+        return Phrase("post" if text.startswith("like") else "say", text, kept + change.clauses, "but")
 
     def _one_absent(self, random: Random) -> Phrase:
         role, text, a, b = self._pair(random, "one_absent")
@@ -459,11 +548,11 @@ class Writer:
         held = any(is_held_out(" & ".join(pair), PAIRS_HELD_OUT) for pair in pairs)
         return {"without": not held, "pairs": held}.get(self.held_out, True)
 
-    def _compose(self, phrases: list[Phrase], random: Random) -> Text | None:
-        """Words in some order; None where a number cannot be read back."""
+    def _compose(self, phrases: list[Phrase], random: Random, head: str = "") -> Text | None:
+        """Words in some order, about something called so; None where a number cannot be read back."""
         style = random.random()
         random.shuffle(phrases)
-        head = _usual(self.phrases["frame"]["head"], random)
+        head = head or _usual(self.phrases["frame"]["head"], random)
         if style < 0.55:
             raw = self._noun_phrase(head, phrases, random)
         elif style < 0.6:
@@ -579,16 +668,31 @@ class Writer:
 
     def unknown(self, random: Random) -> Text:
         """A request for what the space has no word for, perhaps beside what it has."""
-        if random.random() < 0.3:
+        others = [draw(random) for draw in random.choices(self.kinds, self.weights, k=random.choice([0, 1, 1, 2]))]
+        if random.random() < 0.15:  # by what it is called
+            text = self._named(random.choice(self.phrases["unknown_heads"]), others, random)
+            return replace(text, request=(), pointers=(), kind="unknown")
+        if random.random() < 0.35:
             phrase = self._elsewhere(random)
         else:
             lacking = random.choice(self._lacking(random)).replace("{n}", str(random.choice([2, 3, 4, 8, 12, 16])))
             forms = self.phrases["unknown_frames"] if random.random() < 0.5 else ["with {x}", "{x}", "using {x}"]
             template = _alternative(random.choice(forms), random)
             phrase = Phrase("post", template.replace("{x}", lacking), [], "unknown")
-        others = [draw(random) for draw in random.choices(self.kinds, self.weights, k=random.choice([0, 1, 1, 2]))]
         text = self._compose([phrase, *others], random)
         return self.unknown(random) if text is None else replace(text, request=(), pointers=(), kind="unknown")
+
+    def _named(self, head: str, phrases: list[Phrase], random: Random) -> Text:
+        """A request for what is called so."""
+        while True:
+            if phrases:
+                text = self._compose(phrases, random, head)
+            else:
+                opening = _usual(self.phrases["frame"]["open"], random) or "a"
+                text = self._finished(f"{opening} {head}", [], random)
+            if text is not None and head.lower()[:5] in text.text.lower():
+                return text
+            phrases = []
 
     def unrelated(self, random: Random) -> Text:
         """A text that asks for no architecture."""
@@ -621,8 +725,13 @@ def _alternative(form: str, random: Random) -> str:
 
 
 def _noisy(raw: str, random: Random) -> str:
-    """Slips of the keyboard and unusual case, outside of numbers and kernels."""
+    """Shorthand, slips of the keyboard and unusual case, outside of numbers and kernels."""
     pieces = re.split(rf"({START}\d+{MIDDLE}[^{END}]*{END}|\d\s?[x\u00d7]\s?\d)", raw)
+    if random.random() < SHORT:
+        for word, short in SHORTHAND.items():
+            if random.random() < 0.7:
+                change = partial(re.sub, rf"\b{word}\b", random.choice(short))
+                pieces = [change(piece) if not i % 2 else piece for i, piece in enumerate(pieces)]
     if random.random() < TYPOS:
         for _ in range(random.choice([1, 1, 2, 3])):
             index = 2 * random.randrange((len(pieces) + 1) // 2)
