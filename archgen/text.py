@@ -41,6 +41,7 @@ class ArchBERTConfig(PretrainedConfig):
     Args:
         bert: Settings of the text encoder, as `BertConfig` takes them.
         labels: Names of the operations and attribute values that architectures are made of.
+        tokens: What the reader writes; all of `archgen.reading.TOKENS` if absent.
         width: Channels of nodes, of the reader and of the fine score.
         shared: Dimensions of the space that text and architectures share.
         depth: Rounds of messages between nodes, and blocks of reader and fine score.
@@ -52,13 +53,14 @@ class ArchBERTConfig(PretrainedConfig):
         self,
         bert: dict[str, Any] | None = None,
         labels: Sequence[str] = (),
+        tokens: Sequence[str] = tuple(TOKENS),
         width: int = 192,
         shared: int = 256,
         depth: int = 3,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.bert, self.labels = bert or {}, list(labels)
+        self.bert, self.labels, self.tokens = bert or {}, list(labels), list(tokens)
         self.width, self.shared, self.depth = width, shared, depth
 
 
@@ -149,8 +151,8 @@ class ArchBERT(PreTrainedModel):
             )
 
         self.reader, self.verifier = blocks(), blocks()
-        self.token, self.position = nn.Embedding(len(TOKENS), width), nn.Embedding(LONGEST, width)
-        self.token_head, self.score_head = nn.Linear(width, len(TOKENS)), nn.Linear(width, 1)
+        self.token, self.position = nn.Embedding(len(config.tokens), width), nn.Embedding(LONGEST, width)
+        self.token_head, self.score_head = nn.Linear(width, len(config.tokens)), nn.Linear(width, 1)
         self.label_head = nn.Linear(width, len(config.labels))  # of masked nodes
         self.post_init()
 
@@ -162,6 +164,8 @@ class ArchBERT(PreTrainedModel):
     def load(cls, name: str | Path) -> ArchBERT:
         """A model with its tokenizer from a folder, or a shipped one by its name; nothing in it is executed.
 
+        Tokens that were added since it was trained are never written by it.
+
         Raises:
             ValueError: If there is none, or it is damaged.
         """
@@ -169,8 +173,23 @@ class ArchBERT(PreTrainedModel):
             with reading(folder), quiet():
                 model = cls.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, local_files_only=True)
                 model.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+                model._renew()
             return model.eval()
         raise ValueError(f"no text model {str(name)!r}: it is a folder with a config.json, or the name 'archbert'")
+
+    @torch.no_grad()
+    def _renew(self) -> None:
+        """Give the reader the tokens of today in their order."""
+        known, width = self.config.tokens, self.config.width
+        if known == TOKENS:
+            return
+        rows = torch.tensor([known.index(token) if token in known else -1 for token in TOKENS])
+        new = rows < 0
+        embedding, head = nn.Embedding(len(TOKENS), width), nn.Linear(width, len(TOKENS))
+        embedding.weight.copy_(self.token.weight[rows])
+        head.weight.copy_(self.token_head.weight[rows].masked_fill(new[:, None], 0))
+        head.bias.copy_(self.token_head.bias[rows].masked_fill(new, -torch.inf))
+        self.token, self.token_head, self.config.tokens = embedding, head, list(TOKENS)
 
     # ---- text ----------------------------------------------------------------------------------------------------
     def tokens(self, texts: Sequence[str], space: str) -> tuple[dict[str, Tensor], list[list[Mention]]]:

@@ -21,6 +21,7 @@ from archgen.reading import (
     END,
     INDEX,
     KINDS,
+    START,
     TOKENS,
     Unreadable,
     admitted,
@@ -31,6 +32,7 @@ from archgen.reading import (
     understood,
 )  # fmt: skip
 from archgen.space import load_space
+from archgen.text import ArchBERT, ArchBERTConfig, all_labels
 from archgen.vocabulary import ATTRIBUTES, Predicate, facts_of
 
 SPACES = tuple(ATTRIBUTES)
@@ -266,3 +268,20 @@ def test_tokens_one_by_one_say_what_all_at_once_do():
         one_by_one = CachedLayer(layer, memory, mask)
         found = torch.stack([one_by_one(h[:, place, None].expand(-1, 2, -1)) for place in range(5)], 2)
     assert torch.allclose(found, expected[:, None].expand_as(found), atol=1e-5)
+
+
+# ---- the reader -----------------------------------------------------------------------------------------------------
+def test_a_reader_never_writes_tokens_that_were_added_since_it_was_trained():
+    torch.manual_seed(0)
+    bert = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 16}  # fmt: skip
+    before = [token for token in reversed(TOKENS) if token not in ("layers4", "skip")]
+    model = ArchBERT(
+        ArchBERTConfig(bert | {"intermediate_size": 16}, all_labels(), before, width=16, shared=16)
+    ).eval()
+    memory, mask = torch.randn(1, 5, 16), torch.ones(1, 5)
+    old = model.next_tokens(torch.tensor([[before.index(START), before.index("pool")]]), memory, mask)
+    model._renew()
+    new = model.next_tokens(torch.tensor([[INDEX[START], INDEX["pool"]]]), memory, mask)
+    assert torch.allclose(new[..., [INDEX[token] for token in before]], old, atol=1e-6)
+    assert (new[..., [INDEX["layers4"], INDEX["skip"]]] == -torch.inf).all()
