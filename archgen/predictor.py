@@ -20,7 +20,7 @@ from archgen.space import SearchSpace, load_space
 EXACT = 2_000  # labels of a property that its Gaussian process takes in; where there are more, graph networks follow
 MEMBERS = 4  # graph networks
 PART = 4096  # rows handled at once
-FEW = 20  # labels, up to which ranks are learned
+FEW = 40  # labels, up to which ranks are learned
 LINEAR = ("costs", "shape", "numbers")  # groups of features that have a linear effect, beside the extra columns
 
 
