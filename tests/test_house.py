@@ -39,7 +39,7 @@ LAYERS = (  # a module imports only from layers before its own
         "adapt",
     },
     {"wishes", "steering", "study", "caption"},
-    {"sampler", "curves", "explore", "baselines", "reading"},
+    {"sampler", "curves", "explore", "baselines", "reading", "describe"},
     {"beams"},
     {"text"},
     {"understand", "train_text"},

@@ -138,7 +138,8 @@ def test_a_table_makes_its_columns_something_to_ask_for(learned):
     fast = loaded(n=16, minimize=LATENCY, generator=seeded())
     means = [record["predicted"][LATENCY]["mean"] for record in fast.records()]
     assert means == sorted(means)
-    assert max(means) < table.column(LATENCY).quantile(0.05)
+    assert sum(means) / len(means) < table.column(LATENCY).quantile(0.05)
+    assert max(means) < table.column(LATENCY).quantile(0.1)
     front = loaded(n=8, maximize="depth", minimize=LATENCY, generator=seeded())
     values = torch.tensor([[r["depth"], -r[LATENCY]] for r in front.records()])
     assert non_dominated(values).all()
