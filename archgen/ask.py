@@ -205,7 +205,9 @@ def ranked(
     """
     model, facts = model or text_model(), facts_of(space)
     vectors = model.embed(facts.space.decode_all(codes)) if vectors is None else vectors
-    near = vectors @ model.embed_texts([text], space)[0]
+    ids, _ = model.tokens([text], space)
+    memory, embedded = model.encode_tokens(**ids)
+    near = vectors @ embedded[0]
     order = near.argsort(descending=True, stable=True)
     (understanding,) = understand([text], space, model)
     close = order[:CLOSE]
@@ -215,7 +217,7 @@ def ranked(
         close = order[:CLOSE]
         fit = understanding.score(codes[close])
     else:
-        ((_, tokens),) = model.read([text], space)
+        tokens = memory, ids["attention_mask"] > 0
         fit = fine_scores(model, tokens, encoded(model, facts, codes[close]))
     return torch.cat([close[fit.argsort(descending=True, stable=True)], order[CLOSE:]])
 

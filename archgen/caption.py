@@ -383,7 +383,7 @@ class Writer:
         role, text, a, b = self._pair(random, "two_counts")
         one, other = random.randint(0, min(4, self.counted[a])), random.randint(1, min(4, self.counted[b]))
         phrase = self._numeric(random, role, text, (a,), "range", one, other, "two_counts")
-        ((first,),), ((second,),) = phrase.clauses[:1], phrase.clauses[1:]
+        (first,), (second,) = phrase.clauses
         return Phrase(role, phrase.text, [[((a,), "==", first[2])], [((b,), "==", second[2])]], "two_counts")
 
     def _either_not_both(self, random: Random) -> Phrase:
@@ -483,9 +483,7 @@ class Writer:
             n, m = (value * random.choice([0.01, 0.1, 10, 100]) for value in (n, m))
         n, m = rounded(n, random), rounded(max(m, n * 1.05), random)
         spell = (lambda value, random: large_number(value, random, unit)) if name == "flops" else large_number
-        form = form.replace("{n} {u}", "{n} {u}").replace("{u}", unit)
-        phrase = self._numeric(random, role, form, (name,), compare, n, m, name, spell)
-        return phrase
+        return self._numeric(random, role, form.replace("{u}", unit), (name,), compare, n, m, name, spell)
 
     def _params(self, random: Random) -> Phrase:
         return self._costly(random, "params")

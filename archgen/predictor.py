@@ -21,6 +21,7 @@ EXACT = 2_000  # labels of a property that its Gaussian process takes in; where 
 MEMBERS = 4  # graph networks
 PART = 4096  # rows handled at once
 FEW = 40  # labels, up to which ranks are learned
+SCALES = (NormalScale, LinearScale)  # on which a property is learned, by whether it is standardized
 LINEAR = ("costs", "shape", "numbers")  # groups of features that have a linear effect, beside the extra columns
 
 
@@ -261,9 +262,7 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         self._scales, self._processes = [], []
         for i, label in enumerate(self.labels.cpu().T):
             rows, label = x[label.isfinite()], label[label.isfinite()]
-            kinds = (
-                (NormalScale, LinearScale) if tune and len(label) > FEW else (scale_of(self.config.standardized[i]),)
-            )
+            kinds = SCALES if tune and len(label) > FEW else [SCALES[self.config.standardized[i]]]
             found = []
             for kind in kinds:
                 scale, process = kind(label), GaussianProcess(group, linear)
@@ -316,11 +315,6 @@ def chosen_rows(known: Bool[Tensor, "rows properties"], generator: torch.Generat
     """At most `EXACT` labelled rows of each property; the same for all of them as far as may be."""
     order = torch.randperm(len(known), generator=generator)
     return torch.cat([order[known[order, i]][:EXACT] for i in range(known.shape[1])]).unique()
-
-
-def scale_of(standardized: bool) -> type[NormalScale] | type[LinearScale]:
-    """The scale on which a property was learned."""
-    return LinearScale if standardized else NormalScale
 
 
 def _rank_correlation(one: Float[Tensor, " rows"], other: Float[Tensor, " rows"]) -> float:

@@ -474,8 +474,8 @@ def clones(model: ArchBERT, n: int = 1000, seed: int = 4) -> dict[str, float]:
 
 
 def _auc(positive: Tensor, negative: Tensor) -> float:
-    above = (positive[:, None] > negative).double() + 0.5 * (positive[:, None] == negative).double()
-    return round(above.mean().item(), 4)
+    label = torch.cat([torch.ones_like(positive), torch.zeros_like(negative)])
+    return round(float(roc_auc_score(label, torch.cat([positive, negative]))), 4)
 
 
 def questions(model: ArchBERT, n: int = 200, seed: int = 5) -> dict[str, float]:
