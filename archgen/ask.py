@@ -11,7 +11,7 @@ import torch
 
 from archgen.describe import describe as caption
 from archgen.hub import resolve
-from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
+from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline, check_counts
 from archgen.show import draw_all, print_table, write_lines
 from archgen.space import load_space, read_architectures
 from archgen.text import ArchBERT
@@ -56,6 +56,7 @@ def ask(
     Raises:
         Refused: If the text asks for nothing that the space could give.
     """
+    check_counts(n=n)
     resolve(space)
     texts = [line for line in sys.stdin.read().splitlines() if line.strip()] if text == "-" else [text]
     if not texts:
@@ -79,10 +80,13 @@ def ask(
         records = result.records()
         lines += [one.record(), *records]
         found += result.architectures
-        _say(one)
+        one.say()
+        if wished(one.request) and not pipeline.accuracies:
+            print(f"archgen: accuracy is not known to {space}, and left to chance", file=sys.stderr)
         print_table(records)
         if len(records) < n:
-            print(f"archgen: {len(records)} of {n}: there are no more", file=sys.stderr)
+            known = "there are no more" if one.facts.listed else "no more were found"
+            print(f"archgen: {len(records)} of {n}: {known}", file=sys.stderr)
     if out is not None:
         write_lines(out, lines)
     if draw is not None:
@@ -160,10 +164,7 @@ def describe(arch: str, space: str | None = None, question: str | None = None) -
         if question is None:
             print(caption(architecture, facts_of(architecture.space.name)))
             continue
-        found = answered(question, architecture)
-        if found is None:
-            raise ValueError("this is no question about an architecture; ask how many, how much, or whether it has")
-        print(("no", "yes")[found] if isinstance(found, bool) else f"{found:g}")
+        print(answered(question, architecture))
 
 
 def find(text: str, among: str = "-", n: int = 10, out: str | None = None) -> None:
@@ -175,6 +176,7 @@ def find(text: str, among: str = "-", n: int = 10, out: str | None = None) -> No
         n: How many to show.
         out: File for them, the best first, one JSON object a line.
     """
+    check_counts(n=n)
     if not text.strip():
         raise ValueError("the text says nothing; describe what is to be found")
     architectures = read_architectures(among)
@@ -183,7 +185,12 @@ def find(text: str, among: str = "-", n: int = 10, out: str | None = None) -> No
         raise ValueError(f"{among} holds architectures of several spaces, {', '.join(sorted(spaces))}; search one")
     space = architectures[0].space
     codes = torch.stack([space.encode(one) for one in architectures])
-    best = ranked(text, space.name, codes)[:n]
+    (understanding,) = understand([text], space.name)
+    if isinstance(understanding, Refused):
+        print(f"archgen: not read as a request, ranked by likeness alone: {understanding}", file=sys.stderr)
+    else:
+        understanding.say()
+    best = ranked(text, space.name, codes, understanding)[:n]
     result = ArchitectureOutput([architectures[index] for index in best.tolist()], codes[best], len(codes))
     if out is not None:
         write_lines(out, result.records())
@@ -192,41 +199,36 @@ def find(text: str, among: str = "-", n: int = 10, out: str | None = None) -> No
 
 @torch.inference_mode()
 def ranked(
-    text: str, space: str, codes: torch.Tensor, vectors: torch.Tensor | None = None, model: ArchBERT | None = None
+    text: str,
+    space: str,
+    codes: torch.Tensor,
+    understanding: Understanding | Refused | None = None,
+    vectors: torch.Tensor | None = None,
+    model: ArchBERT | None = None,
 ) -> torch.Tensor:
-    """Positions of encodings, best first: by embeddings, then by what is read in the text and the fine score.
+    """Positions of encodings, best first: by what is read in the text, then by embeddings and the fine score.
 
     Args:
         text: A request or a description.
         space: Name of the search space.
         codes: Complete encodings `(archs, holes)`.
+        understanding: What was read in the text, if that is known.
         vectors: Their embeddings, if they are known.
         model: The text model; the shipped one if absent.
     """
     model, facts = model or text_model(), facts_of(space)
+    if understanding is None:
+        (understanding,) = understand([text], space, model)
     vectors = model.embed(facts.space.decode_all(codes)) if vectors is None else vectors
-    ids, _ = model.tokens([text], space)
-    memory, embedded = model.encode_tokens(**ids)
-    near = vectors @ embedded[0]
+    tokens, embedded = model.hear(text, space)
+    near = vectors @ embedded
     order = near.argsort(descending=True, stable=True)
-    (understanding,) = understand([text], space, model)
     close = order[:CLOSE]
     if isinstance(understanding, Understanding):
-        meets = facts.holds(understanding.request, facts.of(codes))
-        order = order[(~meets[order]).long().argsort(stable=True)]
+        met = facts.met(understanding.request, facts.of(codes)).sum(0)
+        order = order[met[order].argsort(descending=True, stable=True)]
         close = order[:CLOSE]
         fit = understanding.score(codes[close])
     else:
-        tokens = memory, ids["attention_mask"] > 0
         fit = fine_scores(model, tokens, encoded(model, facts, codes[close]))
     return torch.cat([close[fit.argsort(descending=True, stable=True)], order[CLOSE:]])
-
-
-def _say(understanding: Understanding) -> None:
-    """Tell what was understood, and what of it is unsure."""
-    record = understanding.record()
-    parts = [f"{one['predicate']} ({100 * one['confidence']:.0f} %)" for one in record["understood"]]
-    print(f"understood: {'; '.join(parts) or 'any architecture'}")
-    if understanding.unsure:
-        print(f"archgen: unsure of {'; '.join(understanding.unsure)}; to correct it: archgen sample "
-              f"{record['space']} --where \"{record['where']}\"", file=sys.stderr)  # fmt: skip

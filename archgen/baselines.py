@@ -10,12 +10,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from archgen.benchmark import BudgetExhausted
 from archgen.constraint import neighbours
+from archgen.goal import PENALTY
 from archgen.space import SearchSpace
 from archgen.study import Study, size_of
 
 POPULATION, TOURNAMENT = 20, 10  # of regularized evolution
 NSGA_POPULATION = 20
+REJECTED = 10_000  # suggestions in a row that are no members before NSGA-II gives up
 START, POOL, PARENTS = 10, 2000, 5  # random networks, candidates at most, and the best whose neighbours are candidates
 
 
@@ -53,8 +56,9 @@ def evolution(study: Study, generator: torch.Generator, batch_size: int) -> None
             chosen = torch.randperm(len(alive), generator=generator)[:TOURNAMENT].tolist()
             parent = max((alive[place] for place in chosen), key=lambda one: one[1])[0]
             near = admitted_neighbours(study, parent)
-            child = near[torch.randint(len(near), (1,), generator=generator)] if len(near) else parent[None]
-            if not len(near):
+            if len(near):
+                child = near[torch.randint(len(near), (1,), generator=generator)]
+            else:
                 child = study.problem.sample(1, generator)
         alive.append((child[0], study.ask(child)[0, 0].item()))
 
@@ -129,7 +133,7 @@ def bo(study: Study, generator: torch.Generator, batch_size: int) -> None:
     study.ask(study.problem.sample(START, generator))
     while True:
         level = study.objectives[:, :1]
-        known = level.isfinite()[:, 0] & (level[:, 0] > -1e8)
+        known = level.isfinite()[:, 0] & (level[:, 0] > -PENALTY / 2)
         level = level.clamp_min(level[known].min() if known.any() else 0.0).nan_to_num(neginf=0.0)
         model = SingleTaskGP(describe(study.problem.space, study.codes), level)
         fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
@@ -171,10 +175,12 @@ def nsga2(study: Study, generator: torch.Generator, batch_size: int) -> None:
     sampler = optuna.samplers.NSGAIISampler(population_size=NSGA_POPULATION, seed=study.seed)
     directions = ["maximize"] * (2 if study.problem.goal.minimize else 1)
     optimizer = optuna.create_study(directions=directions, sampler=sampler)
-    while True:
+    rejected = 0
+    while rejected < REJECTED:
         trial = optimizer.ask()
         codes = suggested(trial, study.problem.space)
-        if not study.problem.admits(codes):
+        rejected = 0 if study.problem.admits(codes) else rejected + 1
+        if rejected:
             optimizer.tell(trial, state=optuna.trial.TrialState.FAIL)
             continue
         values = study.ask(codes)[0]
@@ -182,6 +188,7 @@ def nsga2(study: Study, generator: torch.Generator, batch_size: int) -> None:
             optimizer.tell(trial, values.tolist())
         else:
             optimizer.tell(trial, state=optuna.trial.TrialState.FAIL)
+    raise BudgetExhausted(f"{REJECTED:,} suggestions in a row were no members that the search admits")
 
 
 def suggested(trial: object, space: SearchSpace) -> Int[Tensor, "1 holes"]:

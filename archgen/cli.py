@@ -38,6 +38,7 @@ def sample(
     checkpoint: str,
     n: int = 16,
     seed: int = 0,
+    text: str | None = None,
     where: str | None = None,
     condition: dict[str, float | str | list[float]] | None = None,
     maximize: str = "",
@@ -64,6 +65,7 @@ def sample(
         checkpoint: Name of a shipped checkpoint, a folder with `model_index.json`, or a Hub id.
         n: Number of architectures.
         seed: Seed of the sampler.
+        text: What is asked for, in words, as in `ask`.
         where: Hard constraint, such as "params_m <= 0.4 and depth >= 2 and count(avg_pool_3x3) == 0"; what is measured
             goes with a confidence: "latency_ms <= 20 @ 90%".
         condition: Learned properties as {name: value, name: [low, high]}.
@@ -80,7 +82,7 @@ def sample(
         task: Images on which the networks are to be accurate: digits, a folder, npz or parquet, as in `fit`.
         evaluated: Results of `archgen fit` on those images, a file or a folder: what is known of them already.
         like: An architecture (native string, or a JSON file) to start from.
-        change: How many of its decisions are opened again.
+        change: How many decisions of `like` are opened again.
         guidance: Weight of the conditions: 0 ignores them, 1 is what was learned; by default 1, for extremes 1.5.
         steps: Network calls for each batch; the scheduler's own number if absent.
         distinct: Whether no two results may be equal networks.
@@ -104,6 +106,7 @@ def sample(
         start = read_architectures(like, pipeline.space)[0]
     result = pipeline(
         n=n,
+        text=text,
         where=where,
         condition=condition,
         maximize=_words(maximize),
@@ -121,6 +124,8 @@ def sample(
         batch_size=batch_size,
         generator=torch.Generator().manual_seed(seed),
     )
+    if result.understanding is not None:
+        result.understanding.say()
     records = result.records()
     if out is not None:
         write_lines(out, records)
@@ -287,9 +292,10 @@ def _learn(pipeline: ArchitecturePipeline, name: str, asked: str, seed: int) -> 
     from archgen.benchmark import Table, find_table
 
     table = Table.read(find_table(name), pipeline.space)
-    columns = [column for column in table.columns if re.search(rf"(?<!\w){re.escape(column)}(?!\w)", asked)]
+    measured = [column for column in table.columns if column not in pipeline.space.cost.names]
+    columns = [column for column in measured if re.search(rf"(?<!\w){re.escape(column)}(?!\w)", asked)]
     if not columns:
-        raise ValueError(f"no column of {table.path} is asked for; it has {', '.join(table.columns) or 'none'}")
+        raise ValueError(f"no column of {table.path} is asked for; it has {', '.join(measured) or 'none'}")
     pipeline.learn(table, columns, seed)
 
 

@@ -30,7 +30,16 @@ COMPLEMENT = {"<=": ">", ">": "<=", ">=": "<", "<": ">=", "==": "!=", "!=": "=="
 
 
 class Infeasible(ValueError):
-    """No member of the space meets the constraint, or none was found in time; the message says what comes nearest."""
+    """No member of the space meets the constraint, or none was found in time; the message says what comes nearest.
+
+    Args:
+        message: What to tell.
+        proven: Whether it is known that there is none.
+    """
+
+    def __init__(self, message: str, proven: bool):
+        super().__init__(message)
+        self.proven = proven
 
 
 @dataclass(frozen=True)
@@ -403,7 +412,7 @@ class Constraint:
         best = nearest[violation.argmin()]
         said = self._describe(best[None])
         reason = "no member of {} meets" if proven else "no member of {} was found that meets"
-        raise Infeasible(f"{reason.format(self.space.name)} {self.text!r}; the nearest found has {said}")
+        raise Infeasible(f"{reason.format(self.space.name)} {self.text!r}; the nearest found has {said}", proven)
 
     def _describe(self, codes: Tensor) -> str:
         exact = self.space.cost.exact(codes) if self.names else {}

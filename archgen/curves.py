@@ -95,7 +95,8 @@ def summarize(
     if find_spec("matplotlib"):
         from archgen.plot import draw_search_curves
 
-        label = "exact hypervolume, %" if problem.goal.minimize else problem.goal.maximize
+        area = "hypervolume" if optimum is None else "hypervolume, % of the exact one"
+        label = area if problem.goal.minimize else problem.goal.maximize
         draw_search_curves(
             bands, label, None if problem.goal.minimize else optimum and optimum.value, out / "search.svg"
         )

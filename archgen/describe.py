@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from operator import attrgetter, itemgetter
 from random import Random
 
-from archgen.caption import language, singular_plural
+from archgen.caption import Text
 from archgen.graph import Architecture, Node
-from archgen.numerals import SMALL, small
-from archgen.vocabulary import MILLIONS, Facts
+from archgen.numerals import SMALL, Mention, find_numbers, small
+from archgen.phrases import language, singular_plural
+from archgen.reading import LITERALS, NUMBERS
+from archgen.vocabulary import MILLIONS, Facts, Predicate
 
+MOST = 11  # predicates that are read in a description
 WIRING_ALONE = 0.3  # share of varied descriptions that say nothing but how the operations are wired
 LABELS = {
     "nor_conv_3x3": "3x3 convolution", "nor_conv_1x1": "1x1 convolution", "avg_pool_3x3": "average pooling",
@@ -17,8 +21,18 @@ LABELS = {
 }  # fmt: skip
 
 
-def describe(architecture: Architecture, facts: Facts, random: Random | None = None) -> str:
+def describe(architecture: Architecture, facts: Facts) -> str:
     """What is true of an architecture, in words: counts, depth, size, compute, and how it is wired.
+
+    Args:
+        architecture: What to describe.
+        facts: Of its space.
+    """
+    return described(architecture, facts).text
+
+
+def described(architecture: Architecture, facts: Facts, random: Random | None = None) -> Text:
+    """As `describe`, with the predicates that a reader finds in the words.
 
     Args:
         architecture: What to describe.
@@ -26,20 +40,50 @@ def describe(architecture: Architecture, facts: Facts, random: Random | None = N
         random: Chooses words, order and what is left out; everything in a fixed order if absent.
     """
     values = {name: value.item() for name, value in facts.of(facts.space.encode(architecture)[None]).items()}
-    counts = [_counted(name, int(values[name]), facts, random) for name in values if name not in ("depth", *MILLIONS)]
+    counted = [name for name in values if name not in ("depth", *MILLIONS)]
+    counts = [(name, _counted(name, int(values[name]), facts, random)) for name in counted]
     depth = "no path from input to output" if values["depth"] < 0 else f"depth {values['depth']:.0f}"
-    costs = [depth, f"{values['params']:.3g} million parameters", f"{values['flops']:.3g} million multiply-adds"]
-    sentences = [f"It has {_listed(counts)}.", f"It has {_listed(costs)}.", wiring(architecture)]
+    costs = {"depth": depth, "params": f"{values['params']:.3g} million parameters",
+             "flops": f"{values['flops']:.3g} million multiply-adds"}  # fmt: skip
+    begin = "It has"
     if random is not None:
         random.shuffle(counts)
-        sentences[0] = (
-            f"{random.choice(['It has', 'A cell with', 'A network of', 'Made of', 'With'])} {_listed(counts)}."
-        )
+        begin = random.choice([begin, "A cell with", "A network of", "Made of", "With"])
+    wired = wiring(architecture), dict.fromkeys(counted)
+    sentences = [
+        (f"{begin} {_listed([phrase for _, phrase in counts])}.", dict(counts)),
+        (f"It has {_listed([*costs.values()])}.", costs),
+        wired,
+    ]
+    if random is not None:
         random.shuffle(sentences)
-        if random.random() < WIRING_ALONE:
-            return wiring(architecture)
-        sentences = [one for one in sentences if random.random() < 0.7] or sentences[:1]
-    return " ".join(sentences)
+        some = [one for one in sentences if random.random() < 0.7] or sentences[:1]
+        sentences = [wired] if random.random() < WIRING_ALONE else some
+    text = " ".join(sentence for sentence, _ in sentences)
+    phrases: dict[str, str | None] = {}
+    for _, words in sentences:
+        phrases |= {name: words[name] or phrases.get(name) for name in words}
+    return _with_predicates(text, {name: (values[name], phrase) for name, phrase in phrases.items()})
+
+
+def _with_predicates(text: str, said: dict[str, tuple[float, str | None]]) -> Text:
+    """A description and what can be read in it: costs within a tenth, everything else exactly.
+
+    Args:
+        text: The description.
+        said: For each attribute its value, and the words that say it, if a number in them does.
+    """
+    numbers = find_numbers(text)[:NUMBERS]
+    found = []
+    for name, (value, phrase) in said.items():
+        start = len(text) if phrase is None else text.index(phrase)
+        inside = [index for index, one in enumerate(numbers) if start <= one.start < start + len(phrase or "")]
+        unit = Mention.in_millions if name in MILLIONS else attrgetter("value")
+        pointer = next((index for index in inside if abs(unit(numbers[index]) - value) <= 0.01 * value), None)
+        if pointer is not None or (name not in MILLIONS and 0 <= value < len(LITERALS)):
+            found.append((start, Predicate((name,), "~" if name in MILLIONS else "==", value), pointer))
+    found = sorted(found, key=itemgetter(0))[:MOST]
+    return Text(text, tuple((one,) for _, one, _ in found), tuple(pointer for *_, pointer in found), kind="caption")
 
 
 def wiring(architecture: Architecture) -> str:

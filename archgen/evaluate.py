@@ -115,7 +115,7 @@ def deviation(
     asked = [pipeline.denoiser.quantile(name, level) for level in torch.linspace(0.02, 0.98, 20).tolist()]
     codes, gaps = [], []
     for value in asked:
-        result = pipeline(n=n // 20, condition={name: value}, distinct=False, steps=steps, generator=generator)
+        result = pipeline(n=max(1, n // 20), condition={name: value}, distinct=False, steps=steps, generator=generator)
         codes.append(result.codes)
         gaps.append((result.costs[name] - value).abs() / (abs(value) or 1))
     gap = torch.cat(gaps)

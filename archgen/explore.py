@@ -174,7 +174,8 @@ class Proposals:
         if problem.generate is not None and now >= 2 * self._at:
             self._at = now
             best = self.study.codes[self.study.objectives[:, 0].argmax()]
-            self._drawn = problem.generate(FRESH // 2, best, self.generator)
+            drawn = problem.generate(FRESH // 2, best, self.generator)
+            self._drawn = drawn[problem.admits(drawn)]
 
 
 def remask(

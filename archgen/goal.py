@@ -62,6 +62,8 @@ class Goal:
         for name, known in ((target, columns), (minimize, [*columns, *space.cost.names])):
             if name is not None and name not in known:
                 raise ValueError(f"no column {name!r} to search by; there are {', '.join(known)}")
+        if target in space.cost.names:
+            raise ValueError(f"{target} is counted, not measured; 'minimize' and 'where' take it")
         if target == minimize:
             raise ValueError(f"{target} cannot be high and low at once")
         limits, rest = _split(where or "", columns)

@@ -48,11 +48,11 @@ _SUFFIX = r"(?P<suffix>k|m|g|b|mm|mio|mil|mln|bn|thousands?|millions?|billion|ki
 _UNIT_GLUED = r"(?=flop|mac|mult|madd|param|ops|weight)"
 _DIGITS = re.compile(
     rf"(?<![\w.,])(?:x\s?)?(?P<number>\d{{1,3}}(?:[,' ]\d{{3}})+(?!\d)(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)"
-    rf"(?P<exponent>e\+?\d{{1,2}})?(?:[\s-]?{_SUFFIX}(?:\b|{_UNIT_GLUED}))?(?=\W|$|x\b|x\s|th\b|flop|mac|param|layer|ops)",
+    rf"(?P<exponent>e\+?\d{{1,2}})?(?P<and_half>\s+and\s+a\s+half)?(?:[\s-]?{_SUFFIX}(?:\b|{_UNIT_GLUED}))?(?=\W|$|x\b|x\s|th\b|flop|mac|param|layer|ops)",
     re.IGNORECASE,
 )
 _WORDS = re.compile(
-    rf"\b(?P<fraction>(?:(?:a|one|two|three)[\s-])?(?:{'|'.join(FRACTIONS)})(?:(?:\s+of)?\s+(?:an?|one)\s+|-)(?P<of>million|billion|thousand|dozen|hundred))\b"
+    rf"\b(?P<fraction>(?:(?:a|one|two|three)[\s-])?(?:{'|'.join(FRACTIONS)})(?:(?:\s+of)?\s+(?:an?|one)\s+|\s+|-)(?P<of>million|billion|thousand|dozen|hundred))\b"
     rf"|\b(?P<words>(?:an?\s+(?=million|billion|thousand|hundred|dozen))?(?:{_WORD})(?:(?:[\s-]+|(?<=hundred|million)\s+and\s+|(?<=thousand)\s+and\s+)(?:{_WORD}))*(?:\s+point(?:\s+(?:{_WORD}))+)?(?P<half>\s+and\s+a\s+half)?"
     rf"(?:\s+(?:hundred|thousand|million|billion))?)\b"
     rf"|\b(?P<single>{'|'.join(SINGLE)})\b",
@@ -118,7 +118,7 @@ def _digits(match: re.Match[str]) -> tuple[float | None, float]:
         number = re.sub(r"[,' ]", "", number)
     power = float("1" + (match["exponent"] or ""))
     scale = power * MAGNITUDES.get((match["suffix"] or "").lower(), 1.0)
-    return float(number.replace(",", ".")) * scale, scale
+    return (float(number.replace(",", ".")) + (0.5 if match["and_half"] else 0.0)) * scale, scale
 
 
 def _words(match: re.Match[str]) -> tuple[float | None, float]:
@@ -145,7 +145,7 @@ def _spelled(words: list[str]) -> tuple[float | None, float]:
             else:
                 total, current, said, decimal = total + (current or 1) * SCALES[word], 0.0, SCALES[word], 0.0
         elif word == "half":
-            total, current = (total * 1.5, current) if total else (total, current + 0.5)
+            total, current = (total + 0.5 * said, current) if total else (total, current + 0.5)
         elif word in UNITS or word in TENS:
             number = UNITS.get(word, TENS.get(word, 0))
             current, decimal = (current + number * decimal, decimal / 10) if decimal else (current + number, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -35,6 +36,7 @@ from archgen.understand import Refused, Understanding, understand
 from archgen.vocabulary import wished
 from archgen.wishes import Wish, Wishes, merged
 
+ACCURACY = re.compile(r"acc|top-?1|_(val|valid|test)$")  # in names of measured properties
 IDLE_ROUNDS = 6  # ever larger batches without a new architecture before the search for more is given up
 SHARPER = 1.5  # guidance towards extremes, where nothing else is asked for
 LEAST_ROWS = 10  # of a table that something is to be learned from
@@ -195,6 +197,12 @@ class ArchitecturePipeline(DiffusionPipeline):
         return list(self.denoiser.config.conditions)
 
     @property
+    def accuracies(self) -> list[str]:
+        """Which of `conditions` are accuracies; the first is meant where a text wishes for accuracy."""
+        measured = [name for name in self.conditions if name not in self.space.cost.names]
+        return [name for name in measured if ACCURACY.search(name)]
+
+    @property
     def predicted(self) -> list[str]:
         """Names of the measured properties that are predicted."""
         return [name for predictor in self._predictors for name in predictor.config.names]
@@ -227,8 +235,10 @@ class ArchitecturePipeline(DiffusionPipeline):
             What predicts them from now on.
 
         Raises:
-            ValueError: If a column is missing or empty, or there are less than 10 rows.
+            ValueError: If a column is missing or empty, is an exact cost, or there are less than 10 rows.
         """
+        if exact := [name for name in columns if name in self.space.cost.names]:
+            raise ValueError(f"{exact[0]} is counted exactly, so that it is not learned from {table.path}")
         labels = torch.stack([table.column(name) for name in columns], -1)
         rows = labels.isfinite().any(-1).nonzero().flatten()
         if len(rows) < LEAST_ROWS:
@@ -279,7 +289,8 @@ class ArchitecturePipeline(DiffusionPipeline):
                 counted, a value is kept within 1 % as far as bounds can tell, but nothing is refused.
             maximize: Properties that are to be as high as possible. Of several objectives, `minimize` and `reward`
                 among them, that are counted or predicted, the result is a Pareto set: none of it is worse than
-                another in all of them. Of one that was only learned as a condition, the upper tail is asked for.
+                another in all of them. Of one that was learned as a condition, the upper tail is asked for; with a
+                `strength`, or if it was learned from a table, it steers as a reward does.
             minimize: Properties that are to be as low as possible.
             reward: A function of a list of architectures, or its `module:function`, that returns one number each: the
                 larger, the more often they are drawn; NaN for never.
@@ -291,8 +302,8 @@ class ArchitecturePipeline(DiffusionPipeline):
             task: A data set on which the networks are to be accurate, by a predictor learned from many small tasks;
                 for `nasbench201`.
             evaluated: Results of `archgen fit` on that data set, a file or a folder, from which is learned too.
-            like: An architecture to start from; `change` of its holes are opened again.
-            change: How many holes of `like` to open; all but those that must stay if absent.
+            like: An architecture to start from.
+            change: How many holes of `like` are opened again.
             guidance: Weight of the conditions: 0 ignores them, 1 is what was learned, more exaggerates; 1.5 if absent
                 and something is to be as high or as low as possible, else 1.
             steps: Network calls for each batch; the scheduler's own number if absent.
@@ -308,14 +319,21 @@ class ArchitecturePipeline(DiffusionPipeline):
             archgen.constraint.Infeasible: If no member of the space meets `where`.
             archgen.understand.Refused: If the text asks for nothing that the space could give.
         """
-        _check_counts(n=n, steps=steps, batch_size=batch_size, change=change, particles=particles)
+        check_counts(n=n, steps=steps, batch_size=batch_size, change=change, particles=particles)
         understanding = self._understood(text)
         if understanding is not None:
             where = " and ".join(f"({part})" for part in (understanding.where, where) if part)
-            maximize = [*_listed(maximize), *self._wished(understanding)]
+            named = {*_listed(maximize), *_listed(minimize), *(condition or {})}
+            implied = [] if named & set(self.accuracies) else self.accuracies[: len(wished(understanding.request))]
+            maximize = [*_listed(maximize), *implied]
         goals = merged(None, _listed(maximize), _listed(minimize))
         traded = len(goals) + (reward is not None) + (task is not None) > 1 and all(map(self._computable, goals))
-        shown = {name: wish for name, wish in goals.items() if name in self.conditions and not traded}
+        taught = self._learned.config.names if self._learned is not None else []
+        steered = [name for name in goals if name in taught or (strength is not None and self._computable(name))]
+        shown = {
+            name: wish for name, wish in goals.items()
+            if name in self.conditions and name not in steered and not traded
+        }  # fmt: skip
         objectives = self._objectives(
             {name: wish for name, wish in goals.items() if name not in shown}, reward, task, evaluated
         )
@@ -325,6 +343,9 @@ class ArchitecturePipeline(DiffusionPipeline):
         wishes = Wishes(self.denoiser, self.space, self.config.rows, {**asked, **shown})
         telling = self._telling(understanding, text_weight)
         sampler = self._sampler(n, wishes, where, like, change, guidance, steps, generator, telling)
+        if strength is not None and not (objectives is not None and 0 <= strength < float("inf")):
+            reason = "is a number of at least 0" if objectives is not None else "goes with a reward or an objective"
+            raise ValueError(f"strength {reason}, got {strength!r}")
         if objectives is None:
             believed = bool(where) and wishes.measured and isinstance(self.scheduler, AbsorbingScheduler)
             most = max(n, min((8 if believed else 4) * n, 256)) if believed or understanding else n
@@ -336,12 +357,10 @@ class ArchitecturePipeline(DiffusionPipeline):
                 fit = wishes.promise(codes) if believed else understanding.score(codes)
                 codes = codes[fit.argsort(descending=True, stable=True)[:n]]
             return replace(self.output(codes, found.drawn), understanding=understanding)
-        if strength is not None and not 0 <= strength < float("inf"):
-            raise ValueError(f"strength is a number of at least 0, got {strength!r}")
         if isinstance(self.scheduler, VEScheduler):
             sampler = replace(sampler, pull=self._pull(objectives, strength))
         elif len(objectives.names) > 1:
-            return self._front(n, sampler, objectives, particles)
+            return replace(self._front(n, sampler, objectives, particles), understanding=understanding)
 
         def steered(size: int, idle: int) -> Tensor:
             if sampler.pull is not None:
@@ -353,15 +372,18 @@ class ArchitecturePipeline(DiffusionPipeline):
         best_first = objectives(found.codes)[:, 0].argsort(descending=True, stable=True)
         return replace(self.output(found.codes[best_first], found.drawn, objectives), understanding=understanding)
 
-    def free(self, n: int, generator: torch.Generator | None = None) -> Int[Tensor, "n holes"]:
-        """Encodings as the generator draws them where nothing is asked, some perhaps of equal networks.
+    def free(
+        self, n: int, generator: torch.Generator | None = None, telling: Telling | None = None
+    ) -> Int[Tensor, "n holes"]:
+        """Encodings as the generator draws them without conditions, some perhaps of equal networks.
 
         Args:
             n: How many.
             generator: Source of randomness, on the CPU.
+            telling: What words say to the network that was trained with texts.
         """
         wishes = Wishes(self.denoiser, self.space, self.config.rows, {})
-        return self._sampler(n, wishes, None, None, None, None, None, generator, None).draw(n)
+        return self._sampler(n, wishes, None, None, None, None, None, generator, telling).draw(n)
 
     def _understood(self, text: str | Understanding | None) -> Understanding | None:
         """What a text asks of this pipeline's space."""
@@ -377,11 +399,6 @@ class ArchitecturePipeline(DiffusionPipeline):
         if understanding is None or self.text_denoiser is None or not weight:
             return None
         return Telling(self.text_denoiser, understanding.tokens, weight)
-
-    def _wished(self, understanding: Understanding) -> list[str]:
-        """The measured property that stands for what a text wishes to be high, if this checkpoint knows one."""
-        measured = [name for name in self.conditions if name not in self.space.cost.names and "acc" in name]
-        return measured[:1] if wished(understanding.request) else []
 
     def _objectives(
         self,
@@ -399,19 +416,22 @@ class ArchitecturePipeline(DiffusionPipeline):
             predictor = TaskPredictor.load("tasks201")
             if predictor.search_space.name != self.space.name:
                 raise ValueError(f"tasks are known to {predictor.search_space.name} alone, not to {self.space.name}")
-            evidence, observed = predictor.describe(task), self._evaluations(evaluated)
+            evidence, observed = predictor.describe(task), self._evaluations(evaluated, task)
             sources.append(("task_acc_pct", 1, lambda codes: predictor.predict(codes, evidence, observed).mean))
         elif evaluated is not None:
             raise ValueError("evaluated says what is known of a task; give 'task' too")
         return Objectives(sources) if sources else None
 
-    def _evaluations(self, path: str | Path | None) -> tuple[Tensor, Tensor] | None:
-        """Architectures evaluated by `archgen fit`, and their test accuracies in percent."""
+    def _evaluations(self, path: str | Path | None, task: ImageSet) -> tuple[Tensor, Tensor] | None:
+        """Architectures evaluated by `archgen fit` on a data set, and their test accuracies in percent."""
         if path is None:
             return None
-        done = [record for record in read_results([path]) if record["status"] == "done"]
+        done = [record for record in read_results([path]) if record["status"] == "done" and "test_acc_pct" in record]
+        others = ", ".join(dict.fromkeys(record["task"] for record in done if record["data"] != task.digest))
+        done = [record for record in done if record["data"] == task.digest]
         if not done:
-            raise ValueError(f"{path} holds no result of a network of {self.space.name} that was trained")
+            of_others = f", but of {others}" if others else ""
+            raise ValueError(f"{path} holds no result of a network trained on {task.name}{of_others}")
         codes = torch.stack([self.space.encode(self.space.parse(record["arch"])) for record in done])
         return codes, torch.tensor([float(record["test_acc_pct"]) for record in done])
 
@@ -535,13 +555,16 @@ class ArchitecturePipeline(DiffusionPipeline):
             if change is not None:
                 raise ValueError("change says how many holes of 'like' to open; give 'like' too")
             return torch.full((len(self.space.holes),), OPEN)
+        if change is None:
+            raise ValueError("like says where to start from; give 'change' too, the number of holes to open again")
         architecture = like if isinstance(like, Architecture) else self.space.parse(like)
-        if change is not None and change > len(self.space.holes):
+        if change > len(self.space.holes):
             raise ValueError(f"{self.space.name} has {len(self.space.holes)} holes, cannot change {change}")
         return self.space.encode(architecture)
 
 
-def _check_counts(**counts: int | None) -> None:
+def check_counts(**counts: int | None) -> None:
+    """Refuse what is no whole number of at least 1; absent ones are left."""
     for name, value in counts.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} is a whole number of at least 1, got {value!r}")

@@ -44,12 +44,14 @@ class Pool:
         values: For each condition `(rows,)`, NaN where unknown.
         given: For further conditions what was asked of a row when it was drawn, `(rows, 2)`, NaN where nothing was.
         leading: How many of the conditions can be the first that is drawn; all if absent.
+        measured: For conditions that are measured, how many values were used; the others are predicted from them.
     """
 
     codes: Int[Tensor, "rows holes"]
     values: dict[str, Float[Tensor, " rows"]]
     given: dict[str, Float[Tensor, "rows 2"]] = field(default_factory=dict)
     leading: int | None = None
+    measured: dict[str, int] = field(default_factory=dict)
     order: dict[str, Tensor] = field(default_factory=dict, repr=False)
     ranked: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
@@ -180,16 +182,21 @@ def make_pool(
     codes = torch.cat([codes, *(table.codes for table in tables.values())]).unique(dim=0)
     exact = space.cost.exact(codes)
     values = {name: exact[name].float() for name in costs}
-    labelled = torch.rand(len(codes), generator=generator).argsort() < (limit or len(codes))
+    order = torch.rand(len(codes), generator=generator).argsort()
     for name, (file, column) in labels.items():
         values[name] = torch.full((len(codes),), torch.nan)
         place = torch.cat([codes, tables[file].codes]).unique(dim=0, return_inverse=True)[1][len(codes) :]
         values[name][place] = tables[file].column(column).float()
-        values[name][~labelled] = torch.nan
+    known = torch.stack([values[name].isfinite() for name in labels]).any(0) if labels else order < 0
+    if limit is not None and limit < known.sum():
+        known &= order < order[known].sort().values[limit]
+        for name in labels:
+            values[name][~known] = torch.nan
+    measured = {name: int(values[name].isfinite().sum()) for name in labels}
     if complete and labels:
         known = torch.stack([values[name] for name in labels], -1)  # (N, labels)
         values |= zip(labels, completed(space, codes, known, seed).T.contiguous(), strict=True)
-    return Pool(codes.to(torch.int16), values)
+    return Pool(codes.to(torch.int16), values, measured=measured)
 
 
 def distilled(space: SearchSpace, pool: Pool, names: Sequence[str], seed: int) -> PropertyPredictor:

@@ -42,7 +42,12 @@ def prepared(text: str, space: str) -> tuple[str, list[Mention]]:
     Args:
         text: Whatever a user typed.
         space: Name of the space that is spoken of.
+
+    Raises:
+        ValueError: If there are no words for the space.
     """
+    if space not in SPACES:
+        raise ValueError(f"there are words for {', '.join(SPACES)} alone, not for {space}")
     text = unicodedata.normalize("NFKC", text.translate(SIGNS))
     text = "".join(" " if unicodedata.category(letter)[0] == "C" else letter for letter in text)
     text = re.sub(r"\[unused\d+\]", " ", text)

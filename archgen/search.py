@@ -165,6 +165,8 @@ def shipped_generator(space: SearchSpace, constraint: Constraint | None) -> Gene
     if space.name not in shipped_checkpoints():
         return None
     pipeline = ArchitecturePipeline.load(space.name)
+    if pipeline.space.skeleton != space.skeleton:
+        return None  # it knows the sizes of other networks
     pipeline.set_progress_bar_config(disable=True)
     where = None if constraint is None else constraint.text
 

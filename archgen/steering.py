@@ -61,7 +61,8 @@ def rewarded(function: RewardFunction, space: SearchSpace) -> Source:
     def ask(codes: Int[Tensor, "batch holes"]) -> Float[Tensor, " batch"]:
         architectures = space.decode_all(codes)
         try:
-            values = torch.as_tensor(function(architectures), dtype=torch.float64).detach().cpu()
+            with torch.inference_mode(False), torch.enable_grad():
+                values = torch.as_tensor(function(architectures), dtype=torch.float64).detach().cpu()
         except Exception as error:  # whatever the user's code raises, or returns that is no numbers
             raise ValueError(f"the reward {name} failed with {type(error).__name__}: {error}") from error
         if values.shape != (len(architectures),):
@@ -91,6 +92,8 @@ class Objectives:
 
     def __call__(self, codes: Int[Tensor, "batch holes"]) -> Float[Tensor, "batch objectives"]:
         """Values, the larger the better; minus infinity in all objectives where one is not known."""
+        if not len(codes):
+            return torch.empty(0, len(self.sources), dtype=torch.float64)
         distinct, inverse = unique_rows(codes)
         keys = [row.tobytes() for row in distinct.to(torch.int16).numpy()]
         fresh = [row for row, key in enumerate(keys) if key not in self._place]
@@ -213,13 +216,14 @@ class Steering:
             strength the last one brings the divergence from the generator's distribution to `log(1 / SHARE)`.
         """
         known = value[value.isfinite()]
+        count = int(value.view(-1, self.particles).isfinite().any(-1).sum()) * self.particles  # where any has a value
         top, spread = known.max(), (known.max() - known.min()).item()
 
         def after(rise: float) -> tuple[float, float, float]:
             weight = (rise * (known - top)).exp()
-            gain = (weight.sum() / len(value)).log().item() + rise * top.item()
+            gain = (weight.sum() / count).log().item() + rise * top.item()
             mean = ((weight * known).sum() / weight.sum()).item()
-            kept = (weight.sum() ** 2 / (weight**2).sum() / len(value)).item()
+            kept = (weight.sum() ** 2 / (weight**2).sum() / count).item()
             return kept, (strength + rise) * mean - log_mean - gain, gain
 
         def small(rise: float) -> bool:

@@ -200,6 +200,10 @@ class ArchBERT(PreTrainedModel):
         )
         return {key: ids[key].to(self.device) for key in ("input_ids", "attention_mask")}, [n for _, n in pairs]
 
+    def length(self, text: str, space: str) -> int:
+        """How many tokens a text has; no more than `MOST_TOKENS` are read."""
+        return len(self.tokenizer(prepared(text, space)[0])["input_ids"])
+
     def encode_tokens(
         self, input_ids: Int[Tensor, "texts tokens"], attention_mask: Int[Tensor, "texts tokens"]
     ) -> tuple[Float[Tensor, "texts tokens width"], Float[Tensor, "texts shared"]]:
@@ -215,7 +219,13 @@ class ArchBERT(PreTrainedModel):
         return {label: index for index, label in enumerate(self.config.labels)}
 
     def label_rows(self, space: SearchSpace) -> Int[Tensor, " labels"]:
-        """Which label of the model each node label of a space is."""
+        """Which label of the model each node label of a space is.
+
+        Raises:
+            ValueError: If the model does not know the space.
+        """
+        if space.name not in ATTRIBUTES:
+            raise ValueError(f"there are words for {', '.join(ATTRIBUTES)} alone, not for {space.name}")
         rows = [self._label_index[f"{name}={value}"] for name, value in space.node_labels]
         return torch.tensor(rows, device=self.device)
 
@@ -229,6 +239,8 @@ class ArchBERT(PreTrainedModel):
         return nodes, there, torch.cat([(nodes * there[..., None]).sum(1) / 8, ends], -1)
 
     def _project(self, head: nn.Module, architectures: Sequence[Architecture], batch_size: int) -> Tensor:
+        if len(spaces := {one.space.name for one in architectures}) != 1:
+            raise ValueError(f"architectures of one space can be embedded, got {', '.join(sorted(spaces)) or 'none'}")
         rows, parts = self.label_rows(architectures[0].space), []
         for start in range(0, len(architectures), batch_size):
             graphs = Batch.from_data_list([one.to_pyg() for one in architectures[start : start + batch_size]])
@@ -251,6 +263,13 @@ class ArchBERT(PreTrainedModel):
             torch.tensor([place.setdefault(one.hash, len(place)) for one in part]) for part in (first, second)
         )
         return torch.where(left_id[:, None] == right_id, 1.0, (left @ right.T).cpu())
+
+    @torch.inference_mode()
+    def hear(self, text: str, space: str) -> tuple[Tokens, Float[Tensor, " shared"]]:
+        """One text as the fine score sees it, and its embedding."""
+        ids, _ = self.tokens([text], space)
+        memory, embedded = self.encode_tokens(**ids)
+        return (memory, ids["attention_mask"] > 0), embedded[0]
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str], space: str) -> Float[Tensor, "texts shared"]:

@@ -130,10 +130,9 @@ def train(
     run = Run(accelerator, where, denoiser, scheduler, pool, events)
     run.fit(optim, max_steps, batch_size, seed, save_every, folder / "state" / "state.pt", recipe)
     rows = {name: int(value.isfinite().sum()) for name, value in pool.values.items()}
-    counts = {name: min(rows[name], label_limit or rows[name]) for name in labels or {}}
     measured = bool(labels) and not complete_labels and accelerator.is_main_process
     predictor = distilled(where, pool, list(labels), seed) if measured else None
-    facts = {"recipe": recipe, "rows": len(pool.codes), "labels": counts}
+    facts = {"recipe": recipe, "rows": len(pool.codes), "labels": pool.measured}
     run.write(folder, rows, facts, samples, predictor=predictor)
 
 

@@ -23,11 +23,12 @@ from torch_geometric.data import Batch
 from tqdm.auto import tqdm
 from transformers import BertModel, PreTrainedTokenizerFast
 
-from archgen.caption import Text, Writer, is_held_out
+from archgen.caption import Text, Writer
 from archgen.constraint import neighbours
-from archgen.describe import describe
+from archgen.describe import described
 from archgen.graph import Architecture
 from archgen.hub import replacing_folder, resume, save_state
+from archgen.phrases import is_held_out
 from archgen.reading import END, INDEX, MARKERS, PAD, SPACES, START, Unreadable, spelled
 from archgen.space import SearchSpace
 from archgen.text import MOST_TOKENS, ArchBERT, ArchBERTConfig, all_labels
@@ -42,7 +43,8 @@ MATCHED = 32  # texts of a batch whose pairs get the fine score
 OTHERS = 64  # architectures of a batch that are drawn without looking at its texts
 CLONE_SCALE = 20.0  # of the cosine of two architectures
 HARD = {"request": 1, "caption": 6}  # near architectures that a text is false of, for the fine score
-HIDDEN = {"request": 0.15, "caption": 0.5}  # share of the nodes that are hidden; more where the text tells them
+HIDDEN = {"request": 0.15, "caption": 1.0}  # share of the nodes that are hidden; all where the text tells them
+MASKED = {"request": 0.1, "caption": 0.4}  # weight of guessing them
 LETTERS = 90  # a text on average, at most: batches of longer ones hold fewer
 
 Codes = Int[Tensor, "archs holes"]
@@ -66,7 +68,7 @@ class Mixture:
     unknown: float = 0.1
     unrelated: float = 0.09
     anything: float = 0.015
-    question: float = 0.06
+    question: float = 0.08
 
 
 def train_text(
@@ -259,8 +261,8 @@ class Corpus:
     def captions(self, count: int, random: Random) -> tuple[list[Text], Codes]:
         """Descriptions, so many or a few less, and the codes of the architectures that they describe."""
         rows = [random.randrange(len(self.facts.members)) for _ in range(count)]
-        described, codes = self.decoded(self.facts.members[rows])
-        return [Text(describe(one, self.facts, random), kind="caption") for one in described], codes
+        found, codes = self.decoded(self.facts.members[rows])
+        return [described(one, self.facts, random) for one in found], codes
 
     def of_requests(self, texts: list[Text], random: Random) -> tuple[Architectures, Truth]:
         """Architectures of which requests are true, neighbours of which they are false, and others.
@@ -388,9 +390,11 @@ class Run:
         known = {id(parameter) for parameter in encoder}
         rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
         groups = [{"params": encoder, "lr": encoder_lr}, {"params": rest, "lr": lr}]
-        optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
-        schedule = get_scheduler("cosine", optimizer, num_warmup_steps=max_steps // 20, num_training_steps=max_steps)
-        parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        optimizer = accelerator.prepare(torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98)))
+        schedule = get_scheduler(
+            "cosine", optimizer.optimizer, num_warmup_steps=max_steps // 20, num_training_steps=max_steps
+        )
+        parts = {"model": model, "optimizer": optimizer.optimizer, "schedule": schedule}
         saved = resume(state, parts, recipe, accelerator.device)
         begin = int(saved["step"]) if saved else 0
         if saved:
@@ -402,7 +406,10 @@ class Run:
             torch.manual_seed(mark)
             model.train()
             losses = self._losses(batch_size, Random(mark))
-            accelerator.backward(sum(losses.values()))
+            loss = sum(losses.values())
+            if not loss.isfinite():
+                raise ValueError(f"the loss is no number at step {step}; try a lower lr")
+            accelerator.backward(loss)
             self._average_gradients()
             accelerator.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -454,15 +461,17 @@ class Run:
             text, arch, label = drawn_pairs(true, score.detach(), captions, random)
             odds, _ = model.match(nodes[arch], there[arch], memory[text], ids["attention_mask"][text])
             verify = F.binary_cross_entropy_with_logits(odds.float(), label.float())
-            share = HIDDEN["caption" if captions else "request"]
+            kind = "caption" if captions else "request"
+            share, weight = HIDDEN[kind], MASKED[kind]
             masked = self._masked(graphs, arch[label], text[label], memory, ids["attention_mask"], name, share, random)
             if self.objective == "archbert":
                 cosine = (embedded[text] * vectors[arch]).sum(-1).float()
-                return {"cosine": F.mse_loss(cosine, label.float()), "masked": 0.1 * masked}
+                return {"cosine": F.mse_loss(cosine, label.float()), "masked": weight * masked}
             contrast = contrastive(score[useful], true[useful]) + contrastive(score[useful].T, true[useful].T)
             clones = self._clones(corpus, random)
-            losses = {"contrast": 0.5 * contrast, "match": verify, "masked": 0.1 * masked, "clones": 0.1 * clones}
-            return losses if captions else losses | {"reading": self._reading(texts, memory, ids["attention_mask"])}
+            reading = self._reading(texts, memory, ids["attention_mask"])
+            return {"contrast": 0.5 * contrast, "match": verify, "masked": weight * masked, "clones": 0.1 * clones,
+                    "reading": reading}  # fmt: skip
 
     def _reading(self, texts: list[Text], memory: Tensor, mask: Tensor) -> Tensor:
         """Cross-entropy of the tokens that texts mean."""
@@ -502,6 +511,8 @@ class Run:
 def contrastive(score: Tensor, true: Bool[Tensor, "rows columns"]) -> Tensor:
     """Each positive of a row against all its negatives (InfoNCE with several positives, none of them a negative)."""
     known = true.any(-1)
+    if not known.any():
+        return 0.0 * score.sum()
     score, true = score[known], true[known]
     against = score.masked_fill(true, -torch.inf).logsumexp(-1, keepdim=True)
     loss = F.softplus(against - score)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from archgen.denoiser import GraphDenoiser, Text
-from archgen.hub import resolve, resume, save_state
+from archgen.hub import replacing_folder, resume, save_state
 from archgen.pipeline import ArchitecturePipeline
 from archgen.scheduler import AbsorbingScheduler
 from archgen.text import ArchBERT
@@ -29,6 +30,7 @@ EACH = 8  # architectures a text
 
 def train_told(
     checkpoint: str,
+    out: str,
     text: str = "archbert",
     max_steps: int = 1500,
     batch_size: int = 64,
@@ -39,12 +41,13 @@ def train_told(
     save_every: int = 250,
     mixed_precision: str = "bf16",
 ) -> None:
-    """Train the network that texts steer, and put it beside the others of a checkpoint.
+    """Train the network that texts steer, and write a checkpoint with it.
 
     Started again with the same recipe, a run that was stopped goes on from its last saved step.
 
     Args:
-        checkpoint: Folder or name of the generator's checkpoint; the network is written into it.
+        checkpoint: Folder or name of the generator's checkpoint.
+        out: Folder of the new one, with all that the other has; the state of the run is kept in `out/state`.
         text: The text model, whose tokens it attends to.
         max_steps: Optimizer steps.
         batch_size: Texts a step and process, each with 8 architectures that it is true of.
@@ -53,11 +56,11 @@ def train_told(
         depth: Its blocks.
         seed: Seed of everything drawn.
         save_every: Steps between saved states.
-        mixed_precision: `no`, `bf16` or `fp16`; of the text model.
+        mixed_precision: `no`, `bf16` or `fp16`.
     """
     recipe = dict(locals())
-    folder = resolve(checkpoint)
-    pipeline, reader = ArchitecturePipeline.load(folder), ArchBERT.load(text)
+    folder = Path(out)
+    pipeline, reader = ArchitecturePipeline.load(checkpoint), ArchBERT.load(text)
     corpus = Corpus(facts_of(pipeline.space.name), "without")
     accelerator = make_accelerator(folder / "state", mixed_precision, None, recipe)
     torch.manual_seed(seed)
@@ -65,13 +68,15 @@ def train_told(
     network = GraphDenoiser.for_space(pipeline.space, [], width=width, depth=depth, text_width=channels)
     model = accelerator.prepare(network)
     reader.to(accelerator.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=max_steps // 20, num_training_steps=max_steps)
+    optimizer = accelerator.prepare(torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98)))
+    schedule = get_scheduler(
+        "cosine", optimizer.optimizer, num_warmup_steps=max_steps // 20, num_training_steps=max_steps
+    )
     average = EMAModel(network.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
     average.to(accelerator.device)
-    parts = {"model": network, "optimizer": optimizer, "schedule": schedule, "ema": average}
+    parts = {"model": network, "optimizer": optimizer.optimizer, "schedule": schedule, "ema": average}
     state = folder / "state" / "told.pt"
-    saved = resume(state, parts, recipe)
+    saved = resume(state, parts, recipe, accelerator.device)
     begin, before = (int(saved["step"]), float(saved["seconds"])) if saved else (0, 0.0)
     started, mean = time.monotonic(), None
     bar = tqdm(range(begin, max_steps), initial=begin, total=max_steps, disable=not accelerator.is_main_process)
@@ -79,6 +84,8 @@ def train_told(
         random = Random((seed * 1_000_003 + step) * 1024 + accelerator.process_index)
         codes, told = batch(corpus, reader, batch_size, random, accelerator)
         loss = loss_of(model, codes, told, random)
+        if not loss.isfinite():
+            raise ValueError(f"the loss is no number at step {step}; try a lower lr")
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -94,7 +101,8 @@ def train_told(
     if accelerator.is_main_process:
         average.copy_to(network.parameters())
         pipeline.register_modules(text_denoiser=network.eval())
-        pipeline.save_pretrained(folder)
+        with replacing_folder(folder) as temporary:
+            pipeline.save_pretrained(temporary)
         state.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 
@@ -16,15 +17,16 @@ from torch_geometric.data import Batch
 from archgen.constraint import Infeasible
 from archgen.graph import Architecture
 from archgen.reading import HOW, KINDS, UNKNOWN, UNRELATED, WHETHER
-from archgen.text import ArchBERT, Reading, Tokens
-from archgen.vocabulary import Clause, Facts, Predicate, Request, countable, facts_of
+from archgen.text import MOST_TOKENS, ArchBERT, Reading, Tokens
+from archgen.vocabulary import MILLIONS, Clause, Facts, Predicate, Request, countable, facts_of
 
 LONGEST_TEXT = 2_000  # letters
 UNSURE = 0.6  # below this confidence a predicate is said to be unsure
 LIKELY = 0.05  # readings that are less probable have no say in whether a text contradicts itself
-PARTS = re.compile(r"[,;.!?](?=\s)|\n|\bbut\b", re.IGNORECASE)  # between which a text is read once more, part by part
+PARTS = re.compile(r"[,;.!?](?=\s)(?!\s+n?or\b)|\n|\bbut\b", re.IGNORECASE)  # between which it is read part by part
+MOST_PARTS = 8  # of a text with more, which is a description, none is read alone
 ALSO = 0.2  # a predicate of other readings that is this probable is met too, where that is possible
-STYLE = 0.02  # weight of the fine score beside a reading's probability
+PARTLY, STYLE = 0.25, 0.01  # weights of the share of the clauses that is met, and of the fine score
 NAMES = {
     "conv3x3": "3x3 convolutions", "conv1x1": "1x1 convolutions", "pool": "pooling", "skip": "skip connections",
     "none": "empty edges", "edges": "edges", "se": "squeeze-excitation", "kernel3": "3x3 kernels",
@@ -81,9 +83,20 @@ class Understanding:
         ]
         return {"text": self.text, "space": self.facts.space.name, "understood": predicates, "where": self.where}
 
+    def say(self) -> None:
+        """Print what was understood, and how it can be corrected; what is unsure to standard error."""
+        pairs = zip(self.request, self.confidences, strict=True)
+        parts = [f"{written(clause)} ({100 * sure:.0f} %)" for clause, sure in pairs]
+        print(f"understood: {'; '.join(parts) or 'any architecture'}")
+        print(f'as a constraint: --where "{self.where}"')
+        if self.unsure:
+            print(f"archgen: unsure of {'; '.join(self.unsure)}", file=sys.stderr)
+
     @torch.inference_mode()
     def score(self, codes: Int[Tensor, "batch holes"], graphs: Graphs | None = None) -> Float[Tensor, " batch"]:
-        """How probably each architecture is what was meant: over all readings, and by the fine score for style.
+        """How probably each architecture is what was meant, over all readings.
+
+        Among those that meet as much, the fine score decides, which knows what predicates cannot say.
 
         Args:
             codes: Complete encodings.
@@ -92,9 +105,11 @@ class Understanding:
         values = self.facts.of(codes)
         total = torch.zeros(len(codes), dtype=torch.float64)
         for reading in self.readings:
-            total += reading.probability * self.facts.holds(reading.request, values)
+            held = self.facts.holds(reading.request, values)
+            met = self.facts.met(reading.request, values)
+            total += reading.probability * (held + PARTLY * met.sum(0) / max(1, len(met)))
         odds = fine_scores(self.model, self.tokens, graphs or encoded(self.model, self.facts, codes))
-        return total + STYLE * odds.sigmoid().double()
+        return total + STYLE * odds.double().sigmoid()
 
 
 @torch.inference_mode()
@@ -116,22 +131,50 @@ def written(clause: Sequence[Predicate]) -> str:
     return " or ".join(map(str, clause))
 
 
-def answered(question: str, architecture: Architecture, model: ArchBERT | None = None) -> float | bool | None:
-    """The answer to a question about an architecture, counted: how many, how much, or whether; None if it is none.
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a question about an architecture.
+
+    Attributes:
+        value: A number, or whether something is so.
+        unit: Of the number.
+    """
+
+    value: float | bool
+    unit: str = ""
+
+    def __str__(self) -> str:
+        """In words."""
+        if isinstance(self.value, bool):
+            return "yes" if self.value else "no"
+        return f"{self.value:.6g} {self.unit}".rstrip()
+
+
+def answered(question: str, architecture: Architecture, model: ArchBERT | None = None) -> Answer:
+    """The answer to a question about an architecture, counted: how many, how much, or whether.
 
     Args:
         question: Such as "how many 3x3 convolutions does it have?" or "does it have a skip connection?"
         architecture: What it is about.
         model: The reader; the shipped one if absent.
+
+    Raises:
+        Refused: If it is no question, or about what is measured.
     """
     space = architecture.space
     facts, model = facts_of(space.name), model or text_model()
     values = facts.of(space.encode(architecture)[None])
     ((readings, _),) = model.read([question], space.name)
-    first = readings[0]
-    if first.kind == HOW:
-        return sum(values[name].item() for name in facts.expand(first.request[0][0].left))
-    return bool(facts.holds(first.request, values)) if first.kind == WHETHER else None
+    kind = _most_probable_kind(readings)
+    if kind not in (HOW, WHETHER):
+        raise Refused("this is no question about an architecture; ask how many, how much, or whether it has something")
+    request = next(reading.request for reading in readings if reading.kind == kind)
+    if kind == HOW:
+        names = facts.expand(request[0][0].left)
+        return Answer(sum(values[name].item() for name in names), "million" if names[0] in MILLIONS else "")
+    if len(countable(request)) < len(request):
+        raise Refused("what is asked is measured, not counted; the column predicted of archgen sample estimates it")
+    return Answer(bool(facts.met(request, values).all()))
 
 
 @cache
@@ -141,7 +184,7 @@ def text_model() -> ArchBERT:
 
 
 def understand(texts: Sequence[str], space: str, model: ArchBERT | None = None) -> list[Understanding | Refused]:
-    """What each text asks of a space, or why it is refused.
+    """What each text asks of a space, or why it is refused; what is not read whole is refused.
 
     Args:
         texts: What users typed.
@@ -152,10 +195,10 @@ def understand(texts: Sequence[str], space: str, model: ArchBERT | None = None) 
         ValueError: If there are no words for the space.
     """
     facts, model = facts_of(space), model or text_model()
-    result: list[Understanding | Refused] = [_unreadable(text) for text in texts]
+    result: list[Understanding | Refused] = [_unreadable(text, space, model) for text in texts]
     kept = [index for index, reason in enumerate(result) if reason is None]
     parts = {index: [part for part in PARTS.split(texts[index]) if part.strip()] for index in kept}
-    parts = {index: split if len(split) > 1 else [] for index, split in parts.items()}
+    parts = {index: split if 1 < len(split) <= MOST_PARTS else [] for index, split in parts.items()}
     asked = [text for index in kept for text in (texts[index], *parts[index])]
     heard = iter(model.read(asked, space))
     for index in kept:
@@ -165,11 +208,13 @@ def understand(texts: Sequence[str], space: str, model: ArchBERT | None = None) 
     return result
 
 
-def _unreadable(text: str) -> Refused | None:
+def _unreadable(text: str, space: str, model: ArchBERT) -> Refused | None:
     if not any(letter.isalnum() for letter in text):
         return Refused("the text says nothing; ask for an architecture, such as 'a small network without pooling'")
     if len(text) > LONGEST_TEXT:
         return Refused(f"a request has at most {LONGEST_TEXT:,} characters, got {len(text):,}")
+    if (length := model.length(text, space)) > MOST_TOKENS:
+        return Refused(f"a request has at most {MOST_TOKENS} words, numbers and marks, got {length}")
     return None
 
 
@@ -177,27 +222,24 @@ def _decided(
     text: str, readings: list[Reading], parts: list[list[Reading]], facts: Facts, model: ArchBERT, tokens: Tokens
 ) -> Understanding | Refused:
     """The most probable reading that something meets, or a reason: then what nothing meets is the more probable."""
-    chance = dict.fromkeys((*KINDS, "request"), 0.0)
-    for reading in readings:
-        chance[reading.kind] += reading.probability
-    kind = max(chance, key=chance.__getitem__)
+    kind = _most_probable_kind(readings)
     if kind in (HOW, WHETHER):
         return Refused("this is a question about an architecture: archgen describe ARCH --question answers it")
-    if not readings or kind == UNRELATED:
+    if kind == UNRELATED:
         return Refused("this is no request for an architecture; say for example 'a small network without pooling'")
     if kind == UNKNOWN:
         known = ", ".join(NAMES[name] for name in facts.attributes)
         return Refused(f"{facts.space.name} has no word for a part of this; it knows {known}")
-    requests = [reading for reading in readings if reading.kind == "request"]
-    requests += _joined(parts, sum(reading.probability for reading in requests))
-    requests.sort(key=lambda reading: -reading.probability)
+    whole = [reading for reading in readings if reading.kind == "request"]
+    requests = _with_joined(whole, parts)
     considered = [reading for reading in requests if reading.probability >= LIKELY] or requests[:1]
     reasons = [_impossible(reading.request, facts) for reading in considered]
     met = [reading for reading, reason in zip(considered, reasons, strict=True) if reason is None]
     believed = sum(reading.probability for reading in considered)
     if not met or 2 * sum(reading.probability for reading in met) < believed:
         return Refused(next(reason for reason in reasons if reason is not None))
-    chances = _chances(requests)
+    sure = sum(reading.probability for reading in whole) / sum(reading.probability for reading in readings)
+    chances = {clause: chance * sure for clause, chance in _chances(requests).items()}
     request = _with_likely(met[0].request, chances, facts)
     confidences = tuple(chances[clause] for clause in request)
     return Understanding(text, request, confidences, tuple(requests), facts, model, tokens)
@@ -218,21 +260,39 @@ def _with_likely(request: Request, chances: dict[Clause, float], facts: Facts) -
     result = tuple(dict.fromkeys(request))
     for clause in sorted(chances, key=chances.__getitem__, reverse=True):
         more = (*result, clause)
-        if clause not in result and chances[clause] >= ALSO and facts.holds(more, facts.table).any():
+        narrows = any(set(clause) < set(other) for other in result)  # one alternative of what is there
+        if clause in result or narrows or chances[clause] < ALSO:
+            continue
+        if facts.holds(more, facts.table).any():
             result = more
     return result
 
 
-def _joined(parts: list[list[Reading]], chance: float) -> list[Reading]:
-    """What the parts of a text say together, as one more reading; no reading if they say nothing.
+def _with_joined(requests: list[Reading], parts: list[list[Reading]]) -> list[Reading]:
+    """Readings of a whole text and, as one more, what its parts say together; the most probable first.
 
     Args:
-        parts: Readings of each part.
-        chance: Of all readings of the whole text; that of the new one is as large, if the parts are sure.
+        requests: Readings of the whole.
+        parts: Readings of each part. Together they are as probable as the best of the whole if they are sure, at most.
     """
     said = [readings[0] for readings in parts if readings and readings[0].kind == "request"]
     request = tuple(dict.fromkeys(clause for reading in said for clause in reading.request))
-    return [Reading("request", request, chance * prod(reading.probability for reading in said))] if request else []
+    best = max((reading.probability for reading in requests), default=0.0)
+    sure = best * prod(reading.probability for reading in said)
+    joined = [Reading("request", request, sure)] if request else []
+    merged: dict[frozenset[Clause], Reading] = {}
+    for reading in (*requests, *joined):
+        first = merged.setdefault(frozenset(reading.request), replace(reading, probability=0.0))
+        merged[frozenset(reading.request)] = replace(first, probability=first.probability + reading.probability)
+    return sorted(merged.values(), key=lambda reading: -reading.probability)
+
+
+def _most_probable_kind(readings: Sequence[Reading]) -> str:
+    """Of all readings together; unrelated where there are none."""
+    chance = dict.fromkeys((*KINDS, "request"), 0.0)
+    for reading in readings:
+        chance[reading.kind] += reading.probability
+    return max(chance, key=chance.__getitem__)
 
 
 def _impossible(request: Request, facts: Facts) -> str | None:
@@ -240,13 +300,13 @@ def _impossible(request: Request, facts: Facts) -> str | None:
     if facts.holds(request, facts.table).any():
         return None
     said = "; ".join(map(written, countable(request)))
-    reason = f"no member of {facts.space.name} meets all of: {said}"
     if facts.listed:
-        return f"{reason}{_conflict(request, facts)}"
+        return f"no member of {facts.space.name} meets all of: {said}{_conflict(request, facts)}"
     try:
         facts.parsed(request).witness(torch.Generator().manual_seed(0))
     except Infeasible as error:
-        return f"{reason} ({str(error).rpartition('; ')[2]})"
+        known = "meets" if error.proven else "was found that meets"
+        return f"no member of {facts.space.name} {known} all of: {said} ({str(error).rpartition('; ')[2]})"
     return None
 
 

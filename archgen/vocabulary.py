@@ -99,7 +99,7 @@ class Facts:
 
     @cached_property
     def members(self) -> Int[Tensor, "members holes"]:
-        """All connected members of a space that can be listed, else a sample; quantiles are relative to them."""
+        """All members of a space that can be listed, else a sample; quantiles are relative to them."""
         if self.listed:
             codes = self.space.legal_codes
         else:
@@ -137,12 +137,20 @@ class Facts:
             request: What is asked; wishes change nothing.
             values: Their attributes, as `of` gives them.
         """
-        result = values["depth"] >= 0
-        for clause in countable(request):
-            met = torch.zeros_like(result)
+        return self.met(request, values).all(0) & (values["depth"] >= 0)
+
+    def met(self, request: Request, values: Mapping[str, Float[Tensor, " batch"]]) -> Bool[Tensor, "clauses batch"]:
+        """Which clauses of a request members meet, wishes left out.
+
+        Args:
+            request: What is asked.
+            values: Their attributes, as `of` gives them.
+        """
+        clauses = countable(request)
+        result = torch.zeros(len(clauses), len(values["depth"]), dtype=torch.bool)
+        for row, clause in zip(result, clauses, strict=True):
             for one in clause:
-                met |= COMPARE[one.compare](self._sum(one.left, values), self._right(one, values))
-            result = result & met
+                row |= COMPARE[one.compare](self._sum(one.left, values), self._right(one, values))
         return result
 
     def _sum(self, names: Sequence[str], values: Mapping[str, Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import isfinite
 
 import torch
 from jaxtyping import Float, Int
@@ -46,7 +47,7 @@ class Wishes:
             return wish
         ends = [wish, wish] if isinstance(wish, (int, float)) else wish
         numbers = isinstance(ends, (list, tuple)) and all(isinstance(end, (int, float)) for end in ends)
-        if not (numbers and len(ends) == 2 and ends[0] <= ends[1]):
+        if not (numbers and len(ends) == 2 and ends[0] <= ends[1]):  # which NaN is not
             raise ValueError(f"{name} can be a number, [low, high], 'high' or 'low', got {wish!r}")
         return float(ends[0]), float(ends[1])
 
@@ -80,7 +81,9 @@ class Wishes:
         for name, wish in self.asked.items():
             if name in self.space.cost.names and not isinstance(wish, str):
                 low, high = wish
-                parts.append(f"{low - NEAR * abs(low)!r} <= {name} <= {high + NEAR * abs(high)!r}")
+                ends = (f"{low - NEAR * abs(low)!r} <= ", f" <= {high + NEAR * abs(high)!r}")
+                below, above = (end if isfinite(limit) else "" for end, limit in zip(ends, wish, strict=True))
+                parts += [f"{below}{name}{above}"] if below or above else []
         return Constraint(" and ".join(parts), self.space) if parts else None
 
     @property

@@ -12,9 +12,10 @@ from archgen.ask import answer, answers, ranked
 from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
 from archgen.space import load_space
 from archgen.text import ArchBERT
-from archgen.understand import Refused, Understanding, text_model, understand
-from archgen.vocabulary import Predicate, facts_of
+from archgen.understand import Refused, Understanding, answered, text_model, understand
+from archgen.vocabulary import ATTRIBUTES, Predicate, facts_of
 
+SPACES = tuple(ATTRIBUTES)
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|nor_conv_1x1~2|"
 
 
@@ -155,12 +156,58 @@ def test_what_words_describe_is_found_first():
     assert met[: int(met.sum())].all()
 
 
-def test_isomorphic_architectures_need_not_be_close_but_equal_ones_are():
-    space = load_space("nasbench201")
-    cells = [space.parse(CELL), space.parse(CELL)]
-    a, b = text_model().embed(cells)
-    assert torch.allclose(a, b)
-    assert a.norm().item() == pytest.approx(1, abs=1e-3)
+def test_embeddings_are_of_length_one_and_of_one_space():
+    cells, blocks = ([space.decode(row) for row in space.sample(2)] for space in map(load_space, SPACES[:2]))
+    assert torch.allclose(text_model().embed(cells).norm(dim=-1), torch.ones(2), atol=1e-3)
+    with pytest.raises(ValueError, match="nasbench101, nasbench201"):
+        text_model().embed([*cells, *blocks])
+    with pytest.raises(ValueError, match="none"):
+        text_model().embed([])
+    with pytest.raises(ValueError, match="mobilenetv3"):
+        text_model().embed(load_space("mobilenetv3").decode_all(load_space("mobilenetv3").sample(1)))
+
+
+def test_questions_are_answered_of_networks_without_a_path_too():
+    cell = load_space("nasbench201").parse("|none~0|+|none~0|nor_conv_3x3~1|+|none~0|skip_connect~1|none~2|")
+    assert str(answered("does it have a 3x3 convolution?", cell)) == "yes"
+    assert str(answered("how many skip connections does it have?", cell)) == "1"
+    assert str(answered("how many parameters does it have?", cell)).endswith(" million")
+    with pytest.raises(Refused, match="no question"):
+        answered("no pooling please", cell)
+
+
+def test_what_would_not_be_read_whole_is_refused():
+    (found,) = understand(["no pooling and " * 120], "nasbench201")
+    assert isinstance(found, Refused) and "256" in str(found)
+
+
+def test_alternatives_stay_alternatives():
+    facts = facts_of("nasbench201")
+    for text in ("either pooling, or skip connections", "either two 3x3 convs, or three"):
+        (found,) = understand([text], "nasbench201")
+        assert any(len(clause) == 2 for clause in found.request)
+        singles = {clause[0] for clause in found.request if len(clause) == 1}
+        assert not any(singles & set(clause) for clause in found.request if len(clause) == 2)
+        assert facts.holds(found.request, facts.table).any()
+
+
+def test_a_wish_for_accuracy_is_acted_on_where_it_is_known(pipeline, capsys):
+    (found,) = understand(["an accurate network"], "nasbench201")
+    accurate = answer(pipeline, found, 10)
+    free = pipeline(n=10, text="a network")
+    mean = {name: result.predicted["cifar10_test"][:, 0].mean() for name, result in
+            (("asked", accurate), ("free", free))}  # fmt: skip
+    assert mean["asked"] > mean["free"] + 2
+    cli.main(["ask", "an accurate network", "--space", "mnasnet", "--n", "1"])
+    assert "accuracy is not known" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["ask", "no pooling", "--n", "0"], ["ask", "-", "--n", "-1"]])
+def test_numbers_of_results_are_checked(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(command)
+    assert stopped.value.code == 2
+    assert "n is a whole number" in capsys.readouterr().err
 
 
 def test_the_command_says_what_was_understood(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Steering by rewards: the distribution, hard constraints on the way, Pareto sets, and functions that misbehave."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -165,12 +166,42 @@ def test_a_data_set_is_a_condition_and_evaluations_on_it_are_evidence(pipeline, 
     cells = pipeline.space.decode_all(pipeline.space.sample(12, seeded()))
     levels = []
     for accuracy in (20.0, 95.0):
-        key = {"task": "t", "data": "d", "recipe": "r", "seed": 0, "status": "done", "test_acc_pct": accuracy}
+        key = {"task": "digits", "recipe": "r", "seed": 0, "status": "done", "test_acc_pct": accuracy}
+        key |= {"data": images.digest}
         lines = [json.dumps({"hash": cell.hash, "arch": str(cell), **key}) + "\n" for cell in cells]
         (tmp_path / "results-0.jsonl").write_text("".join(lines))
         told = pipeline(n=20, task=images, evaluated=tmp_path, generator=seeded())
         levels.append(sum(record["task_acc_pct"] for record in told.records()) / 20)
     assert levels[0] < 60 < levels[1]
+    with pytest.raises(ValueError, match="another, but of digits"):
+        pipeline(n=2, task=replace(images, name="another", test_labels=images.test_labels.flip(0)), evaluated=tmp_path)
+
+
+def test_a_reward_may_need_gradients(pipeline):
+    def slope(found):
+        weight = torch.ones(len(found), requires_grad=True)
+        (weight * torch.arange(len(found))).sum().backward()
+        return weight.grad
+
+    assert len(pipeline(n=4, reward=slope, generator=seeded()).codes) == 4
+
+
+def test_what_a_small_change_cannot_reach_gives_an_empty_result(pipeline):
+    start = pipeline.space.parse(str(pipeline.space.decode(torch.zeros(6, dtype=torch.long))))
+    result = pipeline(n=4, like=start, change=1, where="count(nor_conv_3x3) == 6", reward=convolutions)
+    assert result.records() == []
+
+
+def test_a_reward_that_is_known_to_few_is_followed(pipeline):
+    """Also where most populations hold nothing that has a value."""
+    known = lambda found: [float("nan") if str(one).count("pool") < 3 else 7.0 for one in found]  # noqa: E731
+    found = pipeline(n=64, reward=known, particles=4, distinct=False, generator=seeded()).architectures
+    assert found and all(str(one).count("pool") >= 3 for one in found)
+
+
+def test_a_start_needs_the_number_of_changes(pipeline):
+    with pytest.raises(ValueError, match="change"):
+        pipeline(n=2, like=pipeline.space.decode(torch.zeros(6, dtype=torch.long)))
 
 
 @pytest.mark.parametrize("request_", [{"evaluated": "nowhere"}, {"evaluated": ".", "task": True}])

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from archgen.beams import CachedLayer
-from archgen.caption import PAIRS_HELD_OUT, Writer, is_held_out, language
+from archgen.caption import PAIRS_HELD_OUT, Writer
 from archgen.constraint import Constraint, quantity
-from archgen.describe import describe, wiring
+from archgen.describe import describe, described, wiring
 from archgen.numerals import find_numbers
+from archgen.phrases import is_held_out, language
 from archgen.reading import (
     DONE,
     END,
@@ -51,6 +52,9 @@ SPACES = tuple(ATTRIBUTES)
         ("0.3-0.4M", [3e5, 4e5]),
         ("between 0.3 and 0.6 GMACs", [3e8, 6e8]),
         ("two or three million", [2e6, 3e6]),
+        ("under half million, a quarter million", [5e5, 2.5e5]),
+        ("2 and a half million, two million and a half", [2.5e6, 2.5e6]),
+        ("two and a half of them", [2.5]),
         ("0.02 GFLOPs, 20MMACs, 1e6", [2e7, 2e7, 1e6]),
         ("five hundred and twenty thousand", [520_000]),
         ("three-by-three conv of depth 3", [3]),
@@ -132,7 +136,7 @@ def test_whatever_the_grammar_admits_is_a_request(space):
             tokens.append(TOKENS[token])
         if state == DONE and tokens[0] not in ("unrelated", "unknown"):
             kind = tokens[0] if tokens[0] in KINDS else "request"
-            facts_of(space).constraint(requested(kind, tokens[:-1], numbers))
+            facts_of(space).parsed(requested(kind, tokens[:-1], numbers))
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -179,8 +183,8 @@ def test_held_out_phrases_are_in_no_training_text():
     unseen = {form for form in forms if is_held_out(form)}
     assert 0 < len(unseen) < len(forms) / 2
     nouns = {noun.partition("/")[0] for noun in language()["nouns"]["pool"] if is_held_out(noun)}
-    assert nouns.isdisjoint(singular for singular, _ in Writer(facts).nouns["pool"])
-    assert {singular for singular, _ in Writer(facts, "phrases").nouns["pool"]} == nouns
+    assert nouns.isdisjoint(singular for singular, _ in Writer(facts).phrases.nouns["pool"])
+    assert {singular for singular, _ in Writer(facts, "phrases").phrases.nouns["pool"]} == nouns
 
 
 # ---- facts ----------------------------------------------------------------------------------------------------------
@@ -232,6 +236,19 @@ def test_descriptions_are_true(space):
             assert said == [values[name][row].item() for name in names]
         assert f"{values['params'][row]:.3g} million parameters" in costs
         assert _graph_of(wiring(cell), len(cell.nodes)) == set(cell.edges)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_what_is_read_in_descriptions_is_true(space):
+    facts, random = facts_of(space), Random(0)
+    rows = facts.members[facts.table["depth"] >= 0][:: len(facts.members) // 100][:100]
+    clauses = 0
+    for row, cell in zip(rows, facts.space.decode_all(rows), strict=True):
+        text = described(cell, facts, random)
+        request = understood(spelled(text), prepared(text.text, space)[1])
+        assert facts.holds(request, facts.of(row[None]))
+        clauses += len(request)
+    assert clauses > 300
 
 
 def _graph_of(text: str, nodes: int) -> set[tuple[int, int]]:

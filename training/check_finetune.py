@@ -66,7 +66,8 @@ class Judge:
         self.codes, self.values = codes[held], values[held]
         self.predictor, self.known = None, {}
         if space.size > 10**6:
-            self.predictor = PropertyPredictor(space).fit(codes[-JUDGING:], values[-JUDGING:, None].float())
+            learned = slice(-JUDGING, None)
+            self.predictor = PropertyPredictor(space).fit(self.codes[learned], self.values[learned, None].float())
         else:
             hashes = [architecture.hash for architecture in space.decode_all(self.codes)]
             self.known = dict(zip(hashes, self.values.tolist(), strict=True))
@@ -132,6 +133,8 @@ def compare(case: Case, n: int, seed: int, folder: Path, steps: int, batch_size:
     known = table.column(case.column).isfinite().nonzero().flatten()
     known = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))]
     codes, values = table.codes[known], table.columns[case.column][known]
+    if len(known) < 1.2 * n:
+        raise ValueError(f"{case.table} has {len(known)} rows, too few to learn from {n} and judge by the others")
     folder.mkdir(parents=True, exist_ok=True)
     labels = str(folder / "labels.csv")
     Table(space, codes[:n], {case.column: values[:n]}).write(labels)

@@ -117,13 +117,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("ranking", "coverage"))
     parser.add_argument("--draws", type=int, help="draws of labels: 10 for ranking and 200 for coverage if absent")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="file; out/predictor-WHAT.json if absent")
     options = parser.parse_args()
     draws = options.draws or {"ranking": 10, "coverage": 200}[options.what]
     result = {"ranking": ranking, "coverage": coverage}[options.what](draws)
     for row, found in result.items():
         print(f"{row:50}", "  ".join(f"{name} {one['mean']:.3f} ± {one['std']:.3f}" for name, one in found.items()))
-    with replacing(options.out) as temporary:
+    with replacing(options.out or Path("out") / f"predictor-{options.what}.json") as temporary:
         temporary.write_text(json.dumps({"draws": draws, **result}, indent=1) + "\n")
 
 

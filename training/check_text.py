@@ -4,8 +4,8 @@
 
 Parts: `queries` (graded requests, with controls beside them; `--method` leaves something out), `wording` (phrases and
 combinations that were kept from training), `leaks` (what gives an answer away without the other side), `twins` (texts
-that differ in one word or number), `retrieval` (text to architectures and back), `clones` (equal networks, and those
-one change apart, against random pairs), `questions`.
+that differ in one word or number), `retrieval` (text to architectures and back), `clones` (networks one change apart
+against random pairs), `questions`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from archgen.ask import answers, ranked
 from archgen.caption import Text, Writer
 from archgen.constraint import Constraint
 from archgen.describe import describe
-from archgen.graph import Architecture
+from archgen.guidance import Telling
 from archgen.pipeline import ArchitecturePipeline
 from archgen.text import ArchBERT
 from archgen.train_text import Corpus, Mixture, drawn_pairs
-from archgen.understand import Refused, Understanding, answered, encoded, understand
-from archgen.vocabulary import COMPARE, MILLIONS, Facts, Predicate, Request, facts_of
+from archgen.understand import Refused, Understanding, answered, encoded, fine_scores, understand
+from archgen.vocabulary import COMPARE, MILLIONS, Facts, Predicate, Request, countable, facts_of
 
 ATTRIBUTES = {  # as the queries call them
     "num_conv3x3": "conv3x3", "num_conv1x1": "conv1x1", "num_avgpool": "pool", "num_skip": "skip",
@@ -148,12 +148,15 @@ def _answers(
     if method == "ask":
         found = iter(answers(pipeline, [one for one in readings if isinstance(one, Understanding)], n, seed))
         return [None if isinstance(one, Refused) else next(found).codes for one in readings]
+    if pipeline.text_denoiser is None:
+        raise ValueError(f"the checkpoint {facts.space.name} has no network that was trained with texts")
     results = []
-    for text, (_, tokens) in zip(texts, model.read(texts, facts.space.name), strict=True):
-        free = Understanding(text, (), (), (), facts, model, tokens)
-        many = 4 * n if method == "told ranked" else n
-        codes = pipeline(n=many, text=free, generator=generator).codes
-        results.append(codes[free.score(codes).argsort(descending=True)[:n]] if many > n else codes)
+    for text in texts:
+        tokens, _ = model.hear(text, facts.space.name)
+        telling = Telling(pipeline.text_denoiser, tokens, 1.0)
+        codes = pipeline.free(4 * n if method == "told ranked" else n, generator, telling).unique(dim=0)
+        fit = fine_scores(model, tokens, encoded(model, facts, codes))
+        results.append(codes[fit.argsort(descending=True)[:n]])
     return results
 
 
@@ -401,7 +404,7 @@ def retrieval(model: ArchBERT, n: int = 100, captions: int = 1000, seed: int = 3
         true = facts.holds(text.request, facts.table)
         if true.sum() < 10:
             continue
-        best = ranked(text.text, "nasbench201", facts.members, everything, model)[:10]
+        best = ranked(text.text, "nasbench201", facts.members, vectors=everything, model=model)[:10]
         plain = (everything @ model.embed_texts([text.text], "nasbench201")[0]).topk(10).indices
         for name, order in (("with reader", best), ("embedding alone", plain)):
             gains[name].append(((true[order].double() * discount).sum() / discount.sum()).item())
@@ -427,7 +430,8 @@ def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: in
         memory, written = (torch.cat(part) for part in zip(*parts, strict=True))
         nodes, there = encoded(model, facts, codes)
         near = model.embed(cells) @ written.T
-        own, mixed = torch.arange(captions), torch.randperm(captions)
+        own = torch.arange(captions)
+        mixed = torch.tensor(random.sample(range(captions), captions))
         first = near.topk(close).indices
 
         def hits(cell: Tensor, text: Tensor) -> float:
@@ -451,25 +455,18 @@ def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: in
 
 # ---- clones and questions -------------------------------------------------------------------------------------------
 def clones(model: ArchBERT, n: int = 1000, seed: int = 4) -> dict[str, float]:
-    """AUC of `ArchBERT.clones`: equal networks and unseen ones one change apart, against random pairs."""
+    """AUC of `ArchBERT.clones`: unseen networks one change apart, against random pairs."""
     found = {}
     for name in ("nasbench201", "nasbench101", "mnasnet"):
         facts, generator = facts_of(name), torch.Generator().manual_seed(seed)
         corpus, random, one, near = Corpus(facts, "phrases"), Random(seed), [], []
         while len(one) < n:
-            for found, more in zip((one, near), corpus.edited(random), strict=True):
-                found += more
+            for pairs, more in zip((one, near), corpus.edited(random), strict=True):
+                pairs += more
         far = facts.space.decode_all(facts.members[torch.randint(len(facts.members), (n,), generator=generator)])
         one, near = one[:n], near[:n]
         positive, negative = model.clones(one, near).diagonal(), model.clones(one, far).diagonal()
         found[f"{name}, one change"] = _auc(positive, negative)
-        by_hash: dict[str, list[Architecture]] = {}
-        for cell in facts.space.decode_all(facts.members[: 4 * n]):
-            by_hash.setdefault(cell.hash, []).append(cell)
-        equal = [cells for cells in by_hash.values() if len(cells) > 1][:n]
-        if equal:
-            same = model.clones([cells[0] for cells in equal], [cells[1] for cells in equal]).diagonal()
-            found[f"{name}, equal"] = _auc(same, negative)
     return found
 
 
@@ -487,11 +484,16 @@ def questions(model: ArchBERT, n: int = 200, seed: int = 5) -> dict[str, float]:
         right: dict[str, list[bool]] = {"how": [], "whether": []}
         for _ in range(n):
             text, row = writer.question(random), facts.members[random.randrange(len(facts.members))]
+            if len(countable(text.request)) < len(text.request):
+                continue  # about what is measured
             values = facts.of(row[None])
-            truth = facts.holds(text.request, values).item()
+            truth = bool(facts.met(text.request, values).all())
             if text.kind == "how":
                 truth = sum(values[part].item() for part in facts.expand(text.request[0][0].left))
-            given = answered(text.text, facts.space.decode(row), model)
+            try:
+                given = answered(text.text, facts.space.decode(row), model).value
+            except Refused:
+                given = None
             right[text.kind].append(given == truth and isinstance(given, bool) == isinstance(truth, bool))
         found |= {f"{name}, {kind}": _mean(values) for kind, values in right.items()}
     return found

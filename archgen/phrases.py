@@ -1,0 +1,497 @@
+"""Phrases: parts of requests in words, each with what it means.
+
+Their forms are in `language.yaml`; what vague words mean is said here, for each space.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import yaml
+
+from archgen.numerals import large_number, rounded, small_number
+from archgen.vocabulary import OPERATIONS, Facts
+
+HELD_OUT = 0.15  # share of phrases, and of nouns, that are kept from training
+LEAST_HELD = 6  # of a list with fewer phrases none is held out
+BEYOND = 0.05  # share of sizes that are far from any that there is
+START, MIDDLE, END = "\x01", "\x02", "\x03"  # around the number and the text of what is a number
+SPACE_WORDS = {
+    "tiny": [("params", "<=", "q10")], "small": [("params", "<=", "q30")],
+    "medium": [("params", ">=", "q40"), ("params", "<=", "q60")],
+    "large": [("params", ">=", "q80")], "huge": [("params", ">=", "q95")],
+    "fast": [("flops", "<=", "q30")], "micro": [("flops", "<=", "q10")], "expensive": [("flops", ">=", "q80")],
+    "not_large": [("params", "<", "q80")], "not_small": [("params", ">", "q30")],
+    "not_tiny": [("params", ">", "q10")], "not_huge": [("params", "<", "q95")],
+    "not_fast": [("flops", ">", "q30")], "server": [("flops", ">=", "q80")], "accurate": [("accuracy", ">=", "q95")],
+}  # fmt: skip
+WORDS: dict[str, dict[str, list[tuple[str, str, Any]]]] = {
+    "nasbench201": SPACE_WORDS | {
+        "shallow": [("depth", "<=", 1.0)], "not_shallow": [("depth", ">", 1.0)], "deep": [("depth", ">=", 3.0)],
+        "residual": [("skip", ">=", 1.0)], "resnet": [("skip", ">=", 1.0), ("conv3x3", ">=", 1.0)],
+        "plain": [("skip", "==", 0.0)], "vgg": [("skip", "==", 0.0), ("conv3x3", ">=", 1.0)],
+        "inception": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0), ("pool", ">=", 1.0)],
+        "convless": [("conv", "==", 0.0)], "dense": [("none", "==", 0.0)],
+        "both_convs": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0)],
+    },
+    "nasbench101": SPACE_WORDS | {
+        "shallow": [("depth", "<=", "q20")], "not_shallow": [("depth", ">", "q20")], "deep": [("depth", ">=", "q80")],
+        "inception": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0), ("pool", ">=", 1.0)],
+        "convless": [("conv", "==", 0.0)], "both_convs": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0)],
+    },
+    "mnasnet": SPACE_WORDS | {
+        "shallow": [("depth", "<=", "q20")], "not_shallow": [("depth", ">", "q20")], "deep": [("depth", ">=", "q80")],
+        "bigger_kernels": [("kernel3", "==", 0.0)],
+        "both_convs": [("kernel3", ">=", 1.0), ("kernel5", ">=", 1.0)],
+    },
+}  # fmt: skip
+COUNTED: dict[str, dict[str, int]] = {  # attributes that are counted, and the largest number worth saying
+    "nasbench201": {"conv3x3": 6, "conv1x1": 6, "pool": 6, "skip": 6, "none": 6, "conv": 6},
+    "nasbench101": {"conv3x3": 5, "conv1x1": 5, "pool": 5, "conv": 5, "ops": 5, "edges": 9},
+    "mnasnet": {
+        "se": 7,
+        "kernel3": 7,
+        "kernel5": 7,
+        "expand1": 7,
+        "expand4": 7,
+        "expand6": 7,
+        "layers1": 7,
+        "layers2": 7,
+        "layers3": 7,
+        "layers4": 1,
+        "layers": 22,
+    },
+}
+ELSEWHERE = {  # attributes of other spaces that this one lacks, and nouns among theirs that leave no doubt
+    "nasbench201": ("se", "kernel5", "expand4", "expand6", "maxpool"),
+    "nasbench101": ("se", "kernel5", "expand4", "expand6"),
+    "mnasnet": ("pool", "maxpool", "none"),
+}
+DISTINCT = {"kernel5": "5|five", "maxpool": "(?i)max", "pool": "(?i)pool"}
+STYLES = {  # well known designs, as they are named, by the words that say what is meant
+    "resnet": ("a ResNet", "ResNet", "a resnet block", "a ResNet block"),
+    "vgg": ("VGG", "a VGG net", "VGG-16", "a VGG block"),
+    "inception": ("Inception", "an Inception block", "GoogLeNet", "an inception module"),
+    "dense": ("DenseNet", "a densely connected cell", "a fully wired cell"),
+}
+ALL_OF = {"nasbench201": 6.0, "nasbench101": 0.0, "mnasnet": 7.0}  # as many as there can be of one kind
+
+
+@cache
+def language() -> dict[str, Any]:
+    """The phrases of `language.yaml`."""
+    return yaml.safe_load((Path(__file__).parent / "language.yaml").read_text(encoding="utf-8"))
+
+
+def is_held_out(phrase: str, share: float = HELD_OUT) -> bool:
+    """Whether a phrase, or a combination, is kept from training; decided by itself alone."""
+    return zlib.crc32(phrase.encode()) % 1000 < 1000 * share
+
+
+@cache
+def bank(held_out: str) -> dict[str, Any]:
+    """The language with, in each of its lists, the phrases that `Phrases` asks for, all of them if there are few."""
+
+    def kept(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: kept(value) for key, value in part.items()}
+        forms = [str(form) for form in part]
+        if len(forms) < LEAST_HELD or held_out == "all":
+            return forms
+        return [form for form in forms if is_held_out(form) == (held_out == "phrases")] or forms
+
+    return kept(language())
+
+
+def singular_plural(noun: str) -> tuple[str, str]:
+    """Both forms of a noun of the language; alike where it has one."""
+    singular, _, plural = noun.partition("/")
+    return singular, plural or singular
+
+
+@dataclass
+class Phrase:
+    """A part of a request.
+
+    Attributes:
+        role: `adj`, `np`, `post` or `say`.
+        text: Words with numbers marked.
+        clauses: What it means; numbers that are said are keyed by their mark.
+        key: Where in `language.yaml` it comes from.
+    """
+
+    role: str
+    text: str
+    clauses: list[list[tuple[tuple[str, ...], str, Any]]]
+    key: str
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that is said; it is read back from the finished text by its mark."""
+
+    mark: int
+
+
+class Phrases:
+    """Draws phrases about the architectures of one space.
+
+    Args:
+        facts: Of the space.
+        held_out: `without` phrases that are kept from training; `phrases`, only such phrases where there are any; or
+            all.
+
+    Attributes:
+        counted: Attributes that are counted, and the largest number of each that is worth saying.
+        bank: The forms of all phrases.
+    """
+
+    def __init__(self, facts: Facts, held_out: str = "without"):
+        self.facts, self.space = facts, facts.space.name
+        self.words, self.counted, self.bank = WORDS[self.space], COUNTED[self.space], bank(held_out)
+        self.nouns = {name: [singular_plural(one) for one in forms] for name, forms in self.bank["nouns"].items()}
+        if self.space == "nasbench101":
+            self.nouns["pool"] = self.nouns["maxpool"]
+        self.depths = facts.table["depth"].unique().tolist()[1:]
+        kinds: dict[Callable[[Random], Phrase], int] = {
+            self._count: 20, self._present: 9, self._absent: 12, self._mostly: 5, self._few: 3, self._word: 22,
+            self._neither: 4, self._both: 4, self._one_of: 3, self._instead: 4, self._more: 6, self._together: 3,
+            self._as_well: 2, self._more_of_both: 1, self._each: 2, self._double: 2, self._one_absent: 1,
+            self._three: 3, self._depth: 5, self._params: 8, self._flops: 7, self._two_counts: 5,
+            self._either_not_both: 2, self._replaced: 1,
+        }  # fmt: skip
+        if OPERATIONS[self.space]:
+            kinds |= {self._only: 5, self._only_two: 3, self._all_convs: 2, self._but: 4}
+        if ALL_OF[self.space]:
+            kinds[self._every] = 1
+        if self.space == "nasbench201":
+            kinds |= {self._on_edges: 4, self._half: 1, self._dropped: 4}
+        self.kinds, self.weights = list(kinds), list(kinds.values())
+        self._marks = 0
+
+    def draw(self, random: Random, count: int = 1) -> list[Phrase]:
+        """So many phrases, of kinds that people use more often more often."""
+        return [kind(random) for kind in random.choices(self.kinds, self.weights, k=count)]
+
+    # ---- choosing ------------------------------------------------------------------------------------------------
+    def _form(self, random: Random, table: Mapping[str, list[str]]) -> tuple[str, str]:
+        """Role and phrase: of roles with long lists more often, and what is said most."""
+        roles = [role for role in ("adj", "np", "post", "say") if table.get(role)]
+        (role,) = random.choices(roles, [len(table[role]) for role in roles])
+        return role, alternative(usual(table[role], random), random)
+
+    def _number(self, words: str, marked: dict[str, Number], slot: str) -> str:
+        self._marks += 1
+        marked[slot] = Number(self._marks)
+        return f"{START}{self._marks}{MIDDLE}{words}{END}"
+
+    def _attribute(self, random: Random, but: tuple[str, ...] = ()) -> str:
+        return random.choice(
+            [name for name in self.counted if name not in but and name not in ("layers", "edges", "ops")]
+        )
+
+    def _plural(self, random: Random, attribute: str) -> str:
+        return usual(self.nouns[attribute], random)[1]
+
+    # ---- kinds of phrases ----------------------------------------------------------------------------------------
+    def fill(self, form: str, random: Random, attribute: str, n: float | None = None) -> str:
+        """A form with a noun for the attribute in its slots: {P} plural, {S} singular, {N} as n has it."""
+        singular, plural = usual(self.nouns[attribute], random)
+        return form.replace("{N}", singular if n == 1 else plural).replace("{P}", plural).replace("{S}", singular)
+
+    def _count(self, random: Random) -> Phrase:
+        attribute = random.choice(list(self.counted))
+        compare = random.choices(["==", ">=", "<=", ">", "<", "!=", "range", "either"], [34, 18, 16, 8, 8, 2, 9, 5])[0]
+        role, form = self._form(random, self.bank["count"][compare])
+        most = self.counted[attribute]
+        low = 7 if attribute == "layers" else 0
+        n = random.randint(low, most) if random.random() > 0.04 else random.randint(most, most + 6)
+        m = min(n + random.randint(1, 3), most + 2)
+        return self._numeric(random, role, self.fill(form, random, attribute, n), (attribute,), compare, n, m, "count")
+
+    def _numeric(
+        self, random: Random, role: str, form: str, names: tuple[str, ...], compare: str, n: float, m: float, key: str,
+        spell: Callable[[float, Random], str] | None = None,
+    ) -> Phrase:  # fmt: skip
+        marked: dict[str, Number] = {}
+        spell = spell or small_number
+        for slot, value in (("n", n), ("m", m)):
+            if "{" + slot + "}" in form:
+                form = form.replace("{" + slot + "}", self._number(spell(value, random), marked, slot))
+        if compare == "range":
+            clauses = [[(names, ">=", marked["n"])], [(names, "<=", marked["m"])]]
+        elif compare == "inside":
+            clauses = [[(names, ">", marked["n"])], [(names, "<", marked["m"])]]
+        elif compare == "either":
+            clauses = [[(names, "==", marked["n"]), (names, "==", marked["m"])]]
+        else:
+            clauses = [[(names, compare, marked["n"])]]
+        return Phrase(role, form, clauses, f"{key} {compare}")
+
+    def _of_one(self, random: Random, kind: str, compare: str, number: float, names: tuple[str, ...] = ()) -> Phrase:
+        attribute = random.choice(names) if names else self._attribute(random)
+        role, form = self._form(random, self.bank[kind])
+        return Phrase(role, self.fill(form, random, attribute), [[((attribute,), compare, number)]], kind)
+
+    def _present(self, random: Random) -> Phrase:
+        return self._of_one(random, "present", ">=", 1.0)
+
+    def _absent(self, random: Random) -> Phrase:
+        if random.random() < 0.15:  # to do without what the space lacks anyway asks for nothing
+            return self._spared(random)
+        return self._of_one(random, "absent", "==", 0.0)
+
+    def _spared(self, random: Random) -> Phrase:
+        """Without something that the space lacks anyway, which asks for nothing."""
+        role, form = self._form(random, self.bank["spared" if random.random() < 0.3 else "absent"])
+        if random.random() < 0.4:
+            lacking = random.choice(self._nouns_elsewhere(random))[1]
+        else:
+            lacking = re.sub(r"^(an?|the) |\{n\} ", "", random.choice(self.lacking(random)))
+        return Phrase(role, re.sub(r"\{[NPS]\}", lambda _: lacking, form), [], "absent unknown")
+
+    def lacking(self, random: Random) -> list[str]:
+        """What no space has, or what this one lacks."""
+        return self.bank[random.choice(["unknown", "unknown_" + self.space.removeprefix("nasbench")])]
+
+    def _nouns_elsewhere(self, random: Random) -> list[tuple[str, str]]:
+        attribute = random.choice(ELSEWHERE[self.space])
+        nouns = map(singular_plural, self.bank["nouns"][attribute])
+        return [noun for noun in nouns if re.search(DISTINCT.get(attribute, ""), noun[0])]
+
+    def elsewhere(self, random: Random) -> Phrase:
+        """A request for so much of what only other spaces have."""
+        kind, compare = random.choice(
+            [("present", None), ("present", None), ("mostly", None), ("count", ">="), ("count", "=="), ("count", ">")]
+        )
+        n = random.randint(1, 6)
+        role, form = self._form(random, self.bank[kind][compare] if compare else self.bank[kind])
+        singular, plural = random.choice(self._nouns_elsewhere(random))
+        slots = {"N": singular if n == 1 else plural, "P": plural, "S": singular, "n": small_number(n, random)}
+        return Phrase(role, re.sub(r"\{([NPSn])\}", lambda slot: slots[slot[1]], form), [], "unknown")
+
+    def _mostly(self, random: Random) -> Phrase:
+        return self._of_one(random, "mostly", ">=", 4.0)
+
+    def _few(self, random: Random) -> Phrase:
+        return self._of_one(random, "few", "<=", 2.0, ("conv",) if "conv" in self.counted else ())
+
+    def _every(self, random: Random) -> Phrase:
+        return self._of_one(random, "every", "==", ALL_OF[self.space], tuple(n for n in self.counted if n != "layers"))
+
+    def _only(self, random: Random) -> Phrase:
+        operations = OPERATIONS[self.space]
+        attribute = random.choice([*operations, "conv"])
+        role, form = self._form(random, self.bank["only"])
+        own = self.facts.expand((attribute,))
+        clauses = [[((attribute,), ">=", 1.0)], *([((name,), "==", 0.0)] for name in operations if name not in own)]
+        return Phrase(role, self.fill(form, random, attribute), clauses, "only")
+
+    def _pair(self, random: Random, kind: str) -> tuple[str, str, str, str]:
+        """Role, filled phrase, and the two attributes."""
+        a = self._attribute(random)
+        overlapping = [name for name in self.counted if set(self.facts.expand((name,))) & set(self.facts.expand((a,)))]
+        b = self._attribute(random, tuple(overlapping))
+        role, form = self._form(random, self.bank[kind])
+        return role, form.replace("{A}", self._plural(random, a)).replace("{B}", self._plural(random, b)), a, b
+
+    def _neither(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "neither")
+        return Phrase(role, text, [[((a,), "==", 0.0)], [((b,), "==", 0.0)]], "neither")
+
+    def _both(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "both")
+        return Phrase(role, text, [[((a,), ">=", 1.0)], [((b,), ">=", 1.0)]], "both")
+
+    def _one_of(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "one_of")
+        return Phrase(role, text, [[((a,), ">=", 1.0), ((b,), ">=", 1.0)]], "one_of")
+
+    def _instead(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "without_but")
+        return Phrase(role, text, [[((a,), ">=", 1.0)], [((b,), "==", 0.0)]], "without_but")
+
+    def _more(self, random: Random) -> Phrase:
+        kind, compare = random.choices([("more", ">"), ("equal", "=="), ("at_least_as", ">=")], [6, 3, 1])[0]
+        role, text, a, b = self._pair(random, kind)
+        return Phrase(role, text, [[((a,), compare, (b,))]], kind)
+
+    def _more_of_both(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "more_of_both")
+        return Phrase(role, text, [[((a,), ">", (b,))], [((b,), ">=", 1.0)]], "more_of_both")
+
+    def _on_edges(self, random: Random) -> Phrase:
+        """So many of the edges of a cell."""
+        attribute, compare = self._attribute(random), random.choices(["==", ">=", "<="], [4, 1, 1])[0]
+        role, form = self._form(random, self.bank["on_edges"][compare])
+        n = random.randint(1, 5)
+        return self._numeric(
+            random, role, self.fill(form, random, attribute), (attribute,), compare, n, n, f"on_edges {compare}"
+        )
+
+    def _half(self, random: Random) -> Phrase:
+        return self._of_one(random, "half", ">=", 3.0)
+
+    def _each(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "each")
+        n = random.randint(1, 3)
+        phrase = self._numeric(random, role, text, (a,), "==", n, n, "each")
+        ((first,),) = phrase.clauses
+        return Phrase(role, phrase.text, [[first], [((b,), "==", first[2])]], "each")
+
+    def _double(self, random: Random) -> Phrase:
+        kind, compare = random.choice([("double_exact", "=="), ("double_least", ">=")])
+        role, text, a, b = self._pair(random, kind)
+        own = self.facts.expand((b,))
+        return Phrase(role, text, [[((a,), compare, (*own, *own))]], kind)
+
+    def _two_counts(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "two_counts")
+        one, other = random.randint(0, min(4, self.counted[a])), random.randint(1, min(4, self.counted[b]))
+        phrase = self._numeric(random, role, text, (a,), "range", one, other, "two_counts")
+        (first,), (second,) = phrase.clauses
+        return Phrase(role, phrase.text, [[((a,), "==", first[2])], [((b,), "==", second[2])]], "two_counts")
+
+    def _either_not_both(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "either_not_both")
+        some, lacking = [((a,), ">=", 1.0), ((b,), ">=", 1.0)], [((a,), "==", 0.0), ((b,), "==", 0.0)]
+        return Phrase(role, text, [some, lacking], "either_not_both")
+
+    def _replaced(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "replaced")
+        return Phrase(role, text, [[((b,), ">=", 1.0)], [((a,), "==", 0.0)]], "replaced")
+
+    def _only_two(self, random: Random) -> Phrase:
+        """Two operations and no other; of empty edges nothing is said."""
+        a, b = random.sample(OPERATIONS[self.space], 2)
+        role, form = self._form(random, self.bank["only_two"])
+        text = form.replace("{A}", self._plural(random, a)).replace("{B}", self._plural(random, b))
+        others = [name for name in OPERATIONS[self.space] if name not in (a, b)]
+        clauses = [[((a,), ">=", 1.0)], [((b,), ">=", 1.0)], *([((name,), "==", 0.0)] for name in others)]
+        return Phrase(role, text, clauses, "only_two")
+
+    def _all_convs(self, random: Random) -> Phrase:
+        """All convolutions of one size."""
+        own, other = random.sample(["conv3x3", "conv1x1"], 2)
+        role, form = self._form(random, self.bank["all_convs"])
+        clauses = [[((own,), ">=", 1.0)], [((other,), "==", 0.0)]]
+        return Phrase(role, self.fill(form, random, own), clauses, "all_convs")
+
+    def _dropped(self, random: Random) -> Phrase:
+        """So many edges are empty."""
+        kind, compare = random.choices([("exactly", "=="), ("some", ">="), ("none", "==")], [5, 2, 2])[0]
+        role, form = self._form(random, self.bank["dropped"][kind])
+        n = {"exactly": random.randint(1, 4), "some": 1, "none": 0}[kind]
+        form = form.replace("{E}", "edge" if n == 1 else "edges")
+        if "{n}" not in form:
+            return Phrase(role, form, [[(("none",), compare, float(n))]], f"dropped {kind}")
+        return self._numeric(random, role, form, ("none",), compare, n, n, f"dropped {kind}")
+
+    def _but(self, random: Random) -> Phrase:
+        """Like something well known, but other in one respect, of which its own part is not asked any more."""
+        styles = [name for name in STYLES if name in self.words]
+        style = random.choice([*styles, "only"])
+        if style == "only":
+            base = self._only(random)
+            while base.role == "say":
+                base = self._only(random)
+            known = {"adj": f"a {base.text} network", "np": f"a network with {base.text}"}
+            known, clauses = known.get(base.role, f"a network {base.text}"), base.clauses
+        else:
+            known = random.choice(STYLES[style])
+            clauses = [[((name,), compare, right)] for name, compare, right in self.words[style]]
+        while True:
+            (change,) = self.draw(random)
+            if change.clauses and change.key not in ("but", "only", *STYLES):
+                break
+        named = {name for clause in change.clauses for names, _, _ in clause for name in self.facts.expand(names)}
+        kept = [c for c in clauses if not any(set(self.facts.expand(names)) & named for names, _, _ in c)]
+        form = random.choice(self.bank["but"][change.role])
+        text = form.replace("{x}", known).replace("{y}", change.text)
+        return Phrase("post" if text.startswith("like") else "say", text, kept + change.clauses, "but")
+
+    def _one_absent(self, random: Random) -> Phrase:
+        role, text, a, b = self._pair(random, "one_absent")
+        return Phrase(role, text, [[((a,), "==", 0.0), ((b,), "==", 0.0)]], "one_absent")
+
+    def _three(self, random: Random) -> Phrase:
+        """Three attributes that are all absent, or all present."""
+        kind, compare, number = random.choice([("none_of", "==", 0.0), ("all_of", ">=", 1.0)])
+        basic = [name for name in self.counted if name not in ("layers", "edges", "ops", "conv")]
+        names = random.sample(basic, 3)
+        role, form = self._form(random, self.bank[kind])
+        for slot, name in zip("ABC", names, strict=True):
+            form = form.replace("{" + slot + "}", self._plural(random, name))
+        return Phrase(role, form, [[((name,), compare, number)] for name in names], kind)
+
+    def _together(self, random: Random) -> Phrase:
+        compare = random.choice(["==", ">=", "<="])
+        role, text, a, b = self._pair(random, "together")
+        text = text.replace(
+            "{q}", {"==": random.choice(["{n}", "exactly {n}"]), ">=": "at least {n}", "<=": "at most {n}"}[compare]
+        )
+        n = random.randint(1, max(self.counted[a], 5))
+        return self._numeric(random, role, text, (a, b), compare, n, n, "together")
+
+    def _depth(self, random: Random) -> Phrase:
+        compare = random.choices(["==", ">=", "<=", ">", "<"], [6, 3, 3, 1, 1])[0]
+        role, form = self._form(random, self.bank["depth"][compare])
+        n = round(random.choice(self.depths))
+        return self._numeric(random, role, form, ("depth",), compare, n, n, "depth")
+
+    def _costly(self, random: Random, name: str) -> Phrase:
+        compare = random.choices(["<=", "<", ">=", ">", "range", "inside", "~"], [7, 7, 3, 5, 4, 2, 3])[0]
+        role, form = self._form(random, self.bank[name][compare])
+        unit = str(random.choice(self.bank[name]["units"]))
+        values = self.facts.table[name]
+        n, m = sorted(float(values[random.randrange(len(values))]) for _ in range(2))
+        if random.random() < BEYOND:
+            n, m = (value * random.choice([0.01, 0.1, 10, 100]) for value in (n, m))
+        n, m = rounded(n, random), rounded(max(m, n * 1.05), random)
+        spell = (lambda value, random: large_number(value, random, unit)) if name == "flops" else large_number
+        return self._numeric(random, role, form.replace("{u}", unit), (name,), compare, n, m, name, spell)
+
+    def _params(self, random: Random) -> Phrase:
+        return self._costly(random, "params")
+
+    def _flops(self, random: Random) -> Phrase:
+        return self._costly(random, "flops")
+
+    def _word(self, random: Random) -> Phrase:
+        weights = [
+            3 if name in ("small", "large", "fast", "deep", "shallow", "tiny", "huge") else 1 for name in self.words
+        ]
+        name = random.choices(list(self.words), weights)[0]
+        table = self.bank["both_convs"] if name == "both_convs" else self.bank["words"][name]
+        role, form = self._form(random, table)
+        return Phrase(role, form, [[((a,), compare, right)] for a, compare, right in self.words[name]], name)
+
+    def _as_well(self, random: Random) -> Phrase:
+        """Two adjectives at once."""
+        pair: list[Phrase] = []
+        while len(pair) < 2:
+            pair += [
+                one for one in (random.choice([self._word, self._word, self._absent])(random),) if one.role == "adj"
+            ]
+        form = random.choice(self.bank["as_well"])
+        text = form.replace("{x}", pair[0].text).replace("{y}", pair[1].text)
+        return Phrase("say", text, pair[0].clauses + pair[1].clauses, "as_well")
+
+
+def usual(forms: list[Any], random: Random) -> Any:
+    """One of a list that begins with what is said most."""
+    return forms[int(len(forms) * random.random() ** 2)]
+
+
+def alternative(form: str, random: Random) -> str:
+    """One choice of each (a|b)."""
+    while match := re.search(r"\(([^()|]*(?:\|[^()|]*)+)\)", form):
+        form = form[: match.start()] + random.choice(match[1].split("|")) + form[match.end() :]
+    return form
