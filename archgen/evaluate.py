@@ -18,8 +18,8 @@ from archgen.guidance import LISTABLE, CachedNetwork, partial_strides
 from archgen.hub import replacing, resolve
 from archgen.pipeline import ArchitecturePipeline
 from archgen.pool import CALIBRATION, PUPILS
-from archgen.predictor import PropertyPredictor
-from archgen.scheduler import AbsorbingScheduler
+from archgen.predictor import PropertyPredictor, rank_correlation
+from archgen.scheduler import AbsorbingScheduler, VEScheduler
 from archgen.space import OPEN
 from archgen.wishes import Wishes
 
@@ -156,17 +156,10 @@ def quality(predictor: PropertyPredictor, truth: Table, labels: Mapping[str, str
     for name, column in labels.items():
         at, values = predictor.config.names.index(name), truth.column(column)
         known = values.isfinite()
-        ranks = torch.stack([_ranks(one[known]) for one in (prediction.mean[:, at], values)])
         below, above = ((values <= upper[:, at])[known], (values >= lower[:, at])[known])
-        found[name] = {"Spearman": torch.corrcoef(ranks)[0, 1].item(),
+        found[name] = {"Spearman": rank_correlation(prediction.mean[known, at], values[known]),
                        "below": below.double().mean().item(), "above": above.double().mean().item()}  # fmt: skip
     return found
-
-
-def _ranks(values: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
-    """Twice the rank of each value; equal ones share theirs."""
-    ordered, values = values.sort().values, values.contiguous()
-    return (torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True)).double()
 
 
 def speed(pipeline: ArchitecturePipeline, batch: int, repeats: int = 3, **request: Any) -> float:
@@ -291,7 +284,7 @@ def write_card(
         f"`{command}`: {facts.get('rows', 0):,} architectures, "
         f"{recipe.get('max_steps', 0):,} steps of {recipe.get('batch_size', 0)}, {facts.get('parameters', 0):,} "
         f"parameters, {facts.get('seconds', 0) / 60:.1f} minutes, torch {facts.get('torch', '')}, process "
-        f"`{recipe.get('process', '')}`, seed {recipe.get('seed', 0)}."
+        f"`{'ve' if isinstance(pipeline.scheduler, VEScheduler) else 'absorbing'}`, seed {recipe.get('seed', 0)}."
     )
     if facts.get("labels"):
         limit = recipe.get("label_limit")

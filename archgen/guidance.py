@@ -1,4 +1,4 @@
-"""Guidance: the network under wishes, draws that stay legal, steering by any reward, what the network believes."""
+"""Guidance: the network under wishes, draws that stay legal, what words add, what the network believes."""
 
 from __future__ import annotations
 

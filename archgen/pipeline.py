@@ -281,7 +281,8 @@ class ArchitecturePipeline(DiffusionPipeline):
         Args:
             n: How many.
             text: What is asked for, in words, or what `understand` made of them. What can be counted is met by every
-                result; of what meets it, the most fitting are taken.
+                result; of what meets it, the most fitting are taken or, if what is measured is to be as high or low
+                as possible too, the best in that.
             text_weight: How much the words themselves steer the generator, beside what was understood of them.
             where: Hard constraint on what can be counted, and on bounds of what is predicted, met by every result (see
                 `Constraint`).
@@ -307,8 +308,8 @@ class ArchitecturePipeline(DiffusionPipeline):
             guidance: Weight of the conditions: 0 ignores them, 1 is what was learned, more exaggerates; 1.5 if absent
                 and something is to be as high or as low as possible, else 1.
             steps: Network calls for each batch; the scheduler's own number if absent.
-            distinct: Whether no two results may be equal networks (equal hashes).
-            batch_size: How many are sampled at once.
+            distinct: Whether no two results may be equal networks (equal hashes); in a Pareto set none are.
+            batch_size: How many are sampled at once; a Pareto set comes from 16 times `particles`.
             generator: Source of randomness, on the CPU.
 
         Returns:

@@ -272,7 +272,7 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
                 found.append((scale, process.condition(rows, scale.score(label))))
             scale, process = found[0]
             if len(found) > 1:
-                scale, process = max(found, key=lambda one: _rank_correlation(one[1].left_out(), label))
+                scale, process = max(found, key=lambda one: rank_correlation(one[1].left_out(), label))
             self.kernel[i] = process.log
             self._scales.append(scale)
             self._processes.append(process)
@@ -317,7 +317,7 @@ def chosen_rows(known: Bool[Tensor, "rows properties"], generator: torch.Generat
     return torch.cat([order[known[order, i]][:EXACT] for i in range(known.shape[1])]).unique()
 
 
-def _rank_correlation(one: Float[Tensor, " rows"], other: Float[Tensor, " rows"]) -> float:
+def rank_correlation(one: Float[Tensor, " rows"], other: Float[Tensor, " rows"]) -> float:
     """Spearman's; 0 where either is constant."""
     return torch.nan_to_num(torch.corrcoef(torch.stack([_ranks(one), _ranks(other)]))[0, 1]).item()
 

@@ -127,7 +127,7 @@ def size_of(space: SearchSpace, codes: Int[Tensor, "rows holes"]) -> Float[Tenso
 
 
 def _distinct(space: SearchSpace, codes: Int[Tensor, "rows holes"]) -> Int[Tensor, "networks holes"]:
-    """The cheapest encoding of each network among some, in their order."""
+    """The cheapest encoding of each network among some, by size."""
     codes = codes[size_of(space, codes).argsort(stable=True)]
     first: dict[str, int] = {}
     for row, architecture in enumerate(space.decode_all(codes)):

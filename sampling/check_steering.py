@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=262_144, help="samples a row")
     parser.add_argument("--particles", type=int, default=64)
-    parser.add_argument("--out", default="sampling/steering.json")
+    parser.add_argument("--out", default="out/steering.json")
     options = parser.parse_args()
     pipeline = ArchitecturePipeline.load("nasbench201")
     pipeline.set_progress_bar_config(disable=True)
