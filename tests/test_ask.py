@@ -3,6 +3,8 @@
 import io
 import json
 import random
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from archgen.text import ArchBERT
 from archgen.understand import Refused, Understanding, answered, text_model, understand
 from archgen.vocabulary import ATTRIBUTES, Predicate, facts_of
 
+RECIPES = Path(__file__).parents[1] / "training"
 SPACES = tuple(ATTRIBUTES)
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|nor_conv_1x1~2|"
 
@@ -242,3 +245,38 @@ def test_a_damaged_text_model_is_refused_in_one_sentence(tmp_path):
         ArchBERT.load(tmp_path)
     with pytest.raises(ValueError, match="no text model"):
         ArchBERT.load(tmp_path / "nowhere")
+
+
+# ---- what it is measured by -----------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def check_text():
+    return runpy.run_path(str(RECIPES / "check_text.py"))
+
+
+def test_graded_queries_can_be_graded(check_text):
+    for path in (RECIPES / "dev_queries.jsonl", Path(__file__).parent / "queries.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            query = json.loads(line)
+            met = check_text["grader"](query)
+            assert (met is None) == (query["predicates"][0] in check_text["REFUSALS"]), query
+            members = facts_of(check_text["space_of"](query)).members[:50]
+            assert met is None or met(members).shape == (len(members),)
+
+
+@pytest.mark.parametrize(
+    ("part", "settings"),
+    [("clones", {"n": 10}), ("questions", {"n": 4}), ("twins", {"n": 4})],
+)
+def test_parts_of_the_figures_can_be_computed(check_text, part, settings):
+    found = check_text[part](text_model(), **settings)
+    assert found
+    assert all(0 <= value <= 1 for value in found.values())
+
+
+def test_the_controls_are_answered_too(check_text, tmp_path):
+    asked = [{"query": "no pooling", "space": "nb201", "predicates": ["num_avgpool == 0"]},
+             {"query": "what is the weather?", "space": "nb201", "predicates": ["OOS"]}]  # fmt: skip
+    (tmp_path / "few.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    for settings in ({"method": "lookup"}, {"method": "lookup", "shuffled": True}):
+        found = check_text["queries"](text_model(), str(tmp_path / "few.jsonl"), n=3, **settings)["nasbench201"]
+        assert (found["answerable"], found["to be refused"]) == (1, 1)

@@ -432,14 +432,17 @@ def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: in
         near = model.embed(cells) @ written.T
         own = torch.arange(captions)
         mixed = torch.tensor(random.sample(range(captions), captions))
-        first = near.topk(close).indices
+        first = near.topk(min(close, captions)).indices
 
         def hits(cell: Tensor, text: Tensor) -> float:
             """How often the own caption wins, if architecture i is shown as `cell[i]` and caption j as `text[j]`."""
             right = []
             for row in tqdm(range(captions), desc="captions", leave=False):
                 candidates = text[first[row]]
-                one, seen = nodes[cell[row]].expand(close, -1, -1), there[cell[row]].expand(close, -1)
+                one, seen = (
+                    nodes[cell[row]].expand(len(candidates), -1, -1),
+                    there[cell[row]].expand(len(candidates), -1),
+                )
                 odds, _ = model.match(one, seen, memory[candidates], mask[candidates])
                 right.append(first[row, odds.argmax()].item() == row)
             return _mean(right)
@@ -495,7 +498,7 @@ def questions(model: ArchBERT, n: int = 200, seed: int = 5) -> dict[str, float]:
             except Refused:
                 given = None
             right[text.kind].append(given == truth and isinstance(given, bool) == isinstance(truth, bool))
-        found |= {f"{name}, {kind}": _mean(values) for kind, values in right.items()}
+        found |= {f"{name}, {kind}": _mean(values) for kind, values in right.items() if values}
     return found
 
 
