@@ -16,11 +16,12 @@ from archgen.show import draw_all, print_table, write_lines
 from archgen.space import load_space, read_architectures
 from archgen.text import ArchBERT
 from archgen.understand import (
+    ALIKE,
     Refused,
     Understanding,
     answered,
     encoded,
-    fine_scores,
+    likeness,
     text_model,
     understand,
 )
@@ -45,7 +46,7 @@ def ask(
     What was understood is said first, as predicates that every result meets; correct it with `archgen sample --where`.
 
     Args:
-        text: Such as "a small residual network without pooling that fits a phone"; - for many, one on each line of
+        text: Such as "a small, residual network without pooling that fits a phone"; - for many, one on each line of
             standard input, of which those that are refused do not stop the others.
         space: Name of the search space and of the checkpoint that is asked.
         n: Number of architectures for each text.
@@ -221,14 +222,12 @@ def ranked(
         (understanding,) = understand([text], space, model)
     vectors = model.embed(facts.space.decode_all(codes)) if vectors is None else vectors
     tokens, embedded = model.hear(text, space)
-    near = vectors @ embedded
-    order = near.argsort(descending=True, stable=True)
-    close = order[:CLOSE]
+    order = (vectors @ embedded).argsort(descending=True, stable=True)
+    expected = torch.zeros(len(codes), dtype=torch.float64)
     if isinstance(understanding, Understanding):
-        met = facts.met(understanding.request, facts.of(codes)).sum(0)
-        order = order[met[order].argsort(descending=True, stable=True)]
-        close = order[:CLOSE]
-        fit = understanding.score(codes[close])
-    else:
-        fit = fine_scores(model, tokens, encoded(model, facts, codes[close]))
+        expected = understanding.expected(facts.of(codes))
+        order = order[expected[order].argsort(descending=True, stable=True)]
+    close = order[:CLOSE]
+    alike = likeness(model, facts, tokens, codes[close])
+    fit = expected[close] + ALIKE * (alike - alike.max()).exp()
     return torch.cat([close[fit.argsort(descending=True, stable=True)], order[CLOSE:]])

@@ -288,6 +288,30 @@ class ArchBERT(PreTrainedModel):
         pooled = (seen * there[..., None]).sum(1) / there.sum(1, keepdim=True)
         return self.score_head(pooled)[:, 0], seen
 
+    def retold(
+        self,
+        graphs: Data,
+        rows: Int[Tensor, " labels"],
+        memory: Float[Tensor, "graphs tokens width"],
+        mask: Int[Tensor, "graphs tokens"],
+    ) -> Float[Tensor, " graphs"]:
+        """Log-probability of all operations and attributes of architectures, guessed from their edges and a text.
+
+        What masked architecture modelling learned from descriptions: it tells apart what is wired otherwise.
+
+        Args:
+            graphs: A batch of architectures.
+            rows: Which label of the model each label of the space is.
+            memory: For each of them the tokens of a text.
+            mask: Where the tokens are.
+        """
+        hidden = torch.ones(len(graphs.x), dtype=torch.bool, device=graphs.x.device)
+        nodes, there, _ = self.encode_graphs(graphs, rows, hidden)
+        _, seen = self.match(nodes, there, memory, mask)
+        logits = self.label_head(seen[there])[:, rows]
+        each = -F.binary_cross_entropy_with_logits(logits, graphs.x, reduction="none").sum(-1)
+        return torch.zeros(len(memory), device=each.device).index_add_(0, graphs.batch, each)
+
     # ---- reading -------------------------------------------------------------------------------------------------
     def next_tokens(
         self,

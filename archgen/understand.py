@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
@@ -27,6 +27,7 @@ PARTS = re.compile(r"[,;.!?](?=\s)(?!\s+n?or\b)|\n|\bbut\b", re.IGNORECASE)  # b
 MOST_PARTS = 8  # of a text with more, which is a description, none is read alone
 ALSO = 0.2  # a predicate of other readings that is this probable is met too, where that is possible
 PARTLY, STYLE = 0.25, 0.01  # weights of the share of the clauses that is met, and of the fine score
+ALIKE = 0.1  # weight of the likeness to a description: unsure readings do not override it
 NAMES = {
     "conv3x3": "3x3 convolutions", "conv1x1": "1x1 convolutions", "pool": "pooling", "skip": "skip connections",
     "none": "empty edges", "edges": "edges", "se": "squeeze-excitation", "kernel3": "3x3 kernels",
@@ -102,14 +103,21 @@ class Understanding:
             codes: Complete encodings.
             graphs: What `encoded` makes of them, if that is known.
         """
-        values = self.facts.of(codes)
-        total = torch.zeros(len(codes), dtype=torch.float64)
+        odds = fine_scores(self.model, self.tokens, graphs or encoded(self.model, self.facts, codes))
+        return self.expected(self.facts.of(codes)) + STYLE * odds.double().sigmoid()
+
+    def expected(self, values: Mapping[str, Float[Tensor, " batch"]]) -> Float[Tensor, " batch"]:
+        """How probably architectures meet all that was meant and, with less weight, the share that they meet.
+
+        Args:
+            values: Their attributes, as `Facts.of` gives them.
+        """
+        total = torch.zeros(len(values["depth"]), dtype=torch.float64)
         for reading in self.readings:
             held = self.facts.holds(reading.request, values)
             met = self.facts.met(reading.request, values)
             total += reading.probability * (held + PARTLY * met.sum(0) / max(1, len(met)))
-        odds = fine_scores(self.model, self.tokens, graphs or encoded(self.model, self.facts, codes))
-        return total + STYLE * odds.double().sigmoid()
+        return total
 
 
 @torch.inference_mode()
@@ -124,6 +132,19 @@ def fine_scores(model: ArchBERT, tokens: Tokens, graphs: Graphs) -> Float[Tensor
     """Log-odds that a text is true of each architecture."""
     (memory, mask), (nodes, there), count = tokens, graphs, len(graphs[0])
     return model.match(nodes, there, memory.expand(count, -1, -1), mask.expand(count, -1))[0].cpu()
+
+
+@torch.inference_mode()
+def likeness(
+    model: ArchBERT, facts: Facts, tokens: Tokens, codes: Int[Tensor, "batch holes"]
+) -> Float[Tensor, " batch"]:
+    """How well a text that describes architectures tells their operations and wiring: log-odds and log-probability."""
+    (memory, mask), count = tokens, len(codes)
+    graphs = Batch.from_data_list([one.to_pyg() for one in facts.space.decode_all(codes)]).to(model.device)
+    rows = model.label_rows(facts.space)
+    memory, mask = memory.expand(count, -1, -1), mask.expand(count, -1)
+    nodes, there, _ = model.encode_graphs(graphs, rows)
+    return (model.match(nodes, there, memory, mask)[0] + model.retold(graphs, rows, memory, mask)).double().cpu()
 
 
 def written(clause: Sequence[Predicate]) -> str:

@@ -35,7 +35,16 @@ from archgen.guidance import Telling
 from archgen.pipeline import ArchitecturePipeline
 from archgen.text import ArchBERT
 from archgen.train_text import Corpus, Mixture, drawn_pairs
-from archgen.understand import Refused, Understanding, answered, encoded, fine_scores, understand
+from archgen.understand import (
+    ALIKE,
+    Refused,
+    Understanding,
+    answered,
+    encoded,
+    fine_scores,
+    likeness,
+    understand,
+)
 from archgen.vocabulary import COMPARE, MILLIONS, Facts, Predicate, Request, countable, facts_of
 
 ATTRIBUTES = {  # as the queries call them
@@ -413,47 +422,35 @@ def retrieval(model: ArchBERT, n: int = 100, captions: int = 1000, seed: int = 3
 
 
 def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: int = 50) -> dict[str, float]:
-    """R@1 of the caption of an unseen architecture among many: by embeddings, and by the fine score of the closest.
+    """R@1 of the description of an unseen architecture among many, and the other way round.
 
-    The controls see one side alone: each caption with another architecture's nodes, or another caption's words.
+    By embeddings alone; and by what is read in the descriptions, of the closest then by their likeness. The control
+    shows every architecture as another one.
     """
     order = torch.tensor(random.sample(range(len(facts.members)), len(facts.members)))
     cells, codes = (part[:captions] for part in Corpus(facts, "phrases").decoded(facts.members[order]))
-    texts = [describe(cell, facts) for cell in cells]
-    with torch.inference_mode():
-        ids, _ = model.tokens(texts, facts.space.name)
-        mask = ids["attention_mask"] > 0
-        parts = [
-            model.encode_tokens(ids["input_ids"][i : i + 50], ids["attention_mask"][i : i + 50])
-            for i in range(0, captions, 50)
-        ]
-        memory, written = (torch.cat(part) for part in zip(*parts, strict=True))
-        nodes, there = encoded(model, facts, codes)
-        near = model.embed(cells) @ written.T
-        own = torch.arange(captions)
-        mixed = torch.tensor(random.sample(range(captions), captions))
-        first = near.topk(min(close, captions)).indices
-
-        def hits(cell: Tensor, text: Tensor) -> float:
-            """How often the own caption wins, if architecture i is shown as `cell[i]` and caption j as `text[j]`."""
-            right = []
-            for row in tqdm(range(captions), desc="captions", leave=False):
-                candidates = text[first[row]]
-                one, seen = (
-                    nodes[cell[row]].expand(len(candidates), -1, -1),
-                    there[cell[row]].expand(len(candidates), -1),
-                )
-                odds, _ = model.match(one, seen, memory[candidates], mask[candidates])
-                right.append(first[row, odds.argmax()].item() == row)
-            return _mean(right)
-
-        return {
-            "R@1, embedding": _mean(near.argmax(-1) == own),
-            f"R@{close}, embedding": _mean((first == own[:, None]).any(-1)),
-            "R@1": hits(own, own),
-            "R@1, other architectures": hits(mixed, own),
-            "R@1, other texts": hits(own, mixed),
-        }
+    texts, values, own = [describe(cell, facts) for cell in cells], facts.of(codes), torch.arange(captions)
+    heard = [model.hear(text, facts.space.name) for text in texts]
+    near = model.embed(cells) @ torch.stack([embedded for _, embedded in heard], -1)  # (architectures, texts)
+    understood = understand(texts, facts.space.name, model)
+    none = torch.zeros(captions, dtype=torch.float64)
+    read = torch.stack([none if isinstance(one, Refused) else one.expected(values) for one in understood], -1)
+    read = read / read.amax(0).clamp_min(1e-9)  # of each text as a share of what meets it best
+    rough = 10 * read + near
+    closest = torch.zeros_like(near, dtype=torch.bool)
+    for dim in (0, 1):
+        closest.scatter_(dim, rough.topk(min(close, captions), dim).indices, True)
+    fine = torch.full(near.shape, -torch.inf, dtype=torch.float64)
+    for place, (tokens, _) in enumerate(tqdm(heard, desc="descriptions", leave=False)):
+        rows = closest[:, place].nonzero().flatten()
+        fine[rows, place] = likeness(model, facts, tokens, codes[rows])
+    to_text, to_cell = (read + ALIKE * (fine - fine.amax(dim, True)).exp() for dim in (1, 0))
+    return {
+        "R@1, embedding": _mean(near.argmax(-1) == own),
+        "R@1": _mean(to_text.argmax(-1) == own),
+        "R@1, text to architecture": _mean(to_cell.argmax(0) == own),
+        "R@1, other architectures": _mean(to_text[random.sample(range(captions), captions)].argmax(-1) == own),
+    }
 
 
 # ---- clones and questions -------------------------------------------------------------------------------------------
