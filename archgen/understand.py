@@ -309,10 +309,18 @@ def _with_joined(requests: list[Reading], parts: list[list[Reading]]) -> list[Re
 
 
 def _most_probable_kind(readings: Sequence[Reading]) -> str:
-    """Of all readings together; unrelated where there are none."""
-    chance = dict.fromkeys((*KINDS, "request"), 0.0)
+    """Of all readings together; unrelated where there are none.
+
+    What is no request has one reading; requests have more than were considered, so that all the rest is theirs.
+    """
+    if not readings:
+        return UNRELATED
+    chance = dict.fromkeys(KINDS, 0.0)
     for reading in readings:
-        chance[reading.kind] += reading.probability
+        if reading.kind in chance:
+            chance[reading.kind] += reading.probability
+    asked = any(reading.kind == "request" for reading in readings)
+    chance["request"] = 1 - sum(chance.values()) if asked else 0.0
     return max(chance, key=chance.__getitem__)
 
 
