@@ -199,9 +199,8 @@ class Writer:
         if random.random() < 0.4:
             return self._whether(bank["whether"], random)
         costs = {"depth": 2, "params": 2, "flops": 2}
-        attribute = random.choices(
-            [*self.phrases.counted, *costs], [*(1 for _ in self.phrases.counted), *costs.values()]
-        )[0]
+        weights = dict.fromkeys(self.phrases.counted, 1) | costs
+        (attribute,) = random.choices([*weights], [*weights.values()])
         form = random.choice(bank[attribute if attribute in costs else "how"])
         if attribute in MILLIONS:
             form = form.replace("{u}", str(random.choice(self.bank[attribute]["units"])))

@@ -325,8 +325,8 @@ class ArchitecturePipeline(DiffusionPipeline):
         if understanding is not None:
             where = " and ".join(f"({part})" for part in (understanding.where, where) if part)
             named = {*_listed(maximize), *_listed(minimize), *(condition or {})}
-            implied = [] if named & set(self.accuracies) else self.accuracies[: len(wished(understanding.request))]
-            maximize = [*_listed(maximize), *implied]
+            if wished(understanding.request) and not named & set(self.accuracies):
+                maximize = [*_listed(maximize), *self.accuracies[:1]]
         goals = merged(None, _listed(maximize), _listed(minimize))
         traded = len(goals) + (reward is not None) + (task is not None) > 1 and all(map(self._computable, goals))
         taught = self._learned.config.names if self._learned is not None else []

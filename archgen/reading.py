@@ -12,7 +12,7 @@ from torch import Tensor
 
 from archgen.caption import Text
 from archgen.numerals import Mention, find_numbers
-from archgen.vocabulary import ATTRIBUTES, COMPARE, MILLIONS, SUMS, WISHES, Clause, Predicate, Request
+from archgen.vocabulary import ATTRIBUTES, COMPARE, MILLIONS, SUMS, WISHES, Clause, Predicate, Request, check_words
 
 NUMBERS = 8  # of a text that can be pointed at
 MARKERS = [f"[unused{index}]" for index in range(NUMBERS)]  # tokens that stand before the numbers of a text
@@ -46,8 +46,7 @@ def prepared(text: str, space: str) -> tuple[str, list[Mention]]:
     Raises:
         ValueError: If there are no words for the space.
     """
-    if space not in SPACES:
-        raise ValueError(f"there are words for {', '.join(SPACES)} alone, not for {space}")
+    check_words(space)
     text = unicodedata.normalize("NFKC", text.translate(SIGNS))
     text = "".join(" " if unicodedata.category(letter)[0] == "C" else letter for letter in text)
     text = re.sub(r"\[unused\d+\]", " ", text)

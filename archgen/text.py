@@ -26,7 +26,7 @@ from archgen.hub import component, reading
 from archgen.numerals import Mention
 from archgen.reading import END, KINDS, LONGEST, PAD, TOKENS, admitted, prepared, requested
 from archgen.space import SearchSpace, load_space
-from archgen.vocabulary import ATTRIBUTES, Request
+from archgen.vocabulary import ATTRIBUTES, Request, check_words
 
 MOST_TOKENS = 256  # of a text; the rest is not read
 TOGETHER = 64  # texts of similar length that are read at once
@@ -224,8 +224,7 @@ class ArchBERT(PreTrainedModel):
         Raises:
             ValueError: If the model does not know the space.
         """
-        if space.name not in ATTRIBUTES:
-            raise ValueError(f"there are words for {', '.join(ATTRIBUTES)} alone, not for {space.name}")
+        check_words(space.name)
         rows = [self._label_index[f"{name}={value}"] for name, value in space.node_labels]
         return torch.tensor(rows, device=self.device)
 

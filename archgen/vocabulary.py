@@ -90,8 +90,7 @@ class Facts:
     """
 
     def __init__(self, space: SearchSpace):
-        if space.name not in ATTRIBUTES:
-            raise ValueError(f"there are words for {', '.join(ATTRIBUTES)} alone, not for {space.name}")
+        check_words(space.name)
         self.space = space
         self.expressions = ATTRIBUTES[space.name]
         self.attributes = tuple(self.expressions)
@@ -185,6 +184,16 @@ class Facts:
     def parsed(self, request: Request) -> Constraint:
         """A request as a constraint."""
         return Constraint(self.constraint(request), self.space)
+
+
+def check_words(space: str) -> None:
+    """Refuse the name of a space that there are no words for.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if space not in ATTRIBUTES:
+        raise ValueError(f"there are words for {', '.join(ATTRIBUTES)} alone, not for {space}")
 
 
 def countable(request: Request) -> Request:

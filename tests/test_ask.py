@@ -4,6 +4,7 @@ import io
 import json
 import random
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,8 @@ def test_a_wish_for_accuracy_is_acted_on_where_it_is_known(pipeline, capsys):
     mean = {name: result.predicted["cifar10_test"][:, 0].mean() for name, result in
             (("asked", accurate), ("free", free))}  # fmt: skip
     assert mean["asked"] > mean["free"] + 2
+    twice = replace(found, request=(*found.request, (Predicate(("accuracy",), ">=", "q80"),)))
+    assert torch.equal(answer(pipeline, twice, 10).codes, accurate.codes)
     cli.main(["ask", "an accurate network", "--space", "mnasnet", "--n", "1"])
     assert "accuracy is not known" in capsys.readouterr().err
 

@@ -424,8 +424,8 @@ def retrieval(model: ArchBERT, n: int = 100, captions: int = 1000, seed: int = 3
 def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: int = 50) -> dict[str, float]:
     """R@1 of the description of an unseen architecture among many, and the other way round.
 
-    By embeddings alone; and by what is read in the descriptions, of the closest then by their likeness. The control
-    shows every architecture as another one.
+    By embeddings alone; and by what is read in the descriptions, of the closest then by their likeness. The controls
+    show every architecture, or every description, as another one.
     """
     order = torch.tensor(random.sample(range(len(facts.members)), len(facts.members)))
     cells, codes = (part[:captions] for part in Corpus(facts, "phrases").decoded(facts.members[order]))
@@ -444,12 +444,14 @@ def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: in
     for place, (tokens, _) in enumerate(tqdm(heard, desc="descriptions", leave=False)):
         rows = closest[:, place].nonzero().flatten()
         fine[rows, place] = likeness(model, facts, tokens, codes[rows])
+    mixed = random.sample(range(captions), captions)
     to_text, to_cell = (read + ALIKE * (fine - fine.amax(dim, True)).exp() for dim in (1, 0))
     return {
         "R@1, embedding": _mean(near.argmax(-1) == own),
         "R@1": _mean(to_text.argmax(-1) == own),
         "R@1, text to architecture": _mean(to_cell.argmax(0) == own),
-        "R@1, other architectures": _mean(to_text[random.sample(range(captions), captions)].argmax(-1) == own),
+        "R@1, other architectures": _mean(to_text[mixed].argmax(-1) == own),
+        "R@1, other texts": _mean(to_text[:, mixed].argmax(-1) == own),
     }
 
 
