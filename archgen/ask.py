@@ -103,13 +103,15 @@ def answers(
 ) -> list[ArchitectureOutput]:
     """As `answer`, for many texts: one draw of the generator serves each of them that it holds enough for.
 
+    Words then choose among what was drawn, and do not steer the draw.
+
     Args:
         pipeline: A generator of the space that was spoken of.
         understandings: What the texts ask for.
         n: How many for each.
         seed: Seed of the sampler.
     """
-    if len(understandings) < MANY or pipeline.text_denoiser is not None:
+    if len(understandings) < MANY:
         return [answer(pipeline, one, n, seed) for one in understandings]
     facts, model = understandings[0].facts, understandings[0].model
     generator = torch.Generator().manual_seed(seed)
@@ -134,7 +136,9 @@ def answers(
     return [results[place] for place in range(len(understandings))]
 
 
-def answer(pipeline: ArchitecturePipeline, understanding: Understanding, n: int, seed: int = 0) -> ArchitectureOutput:
+def answer(
+    pipeline: ArchitecturePipeline, understanding: Understanding, n: int, seed: int = 0, text_weight: float = 1.0
+) -> ArchitectureOutput:
     """The architectures that fit a text best: different networks first, then other encodings of the same.
 
     Args:
@@ -142,9 +146,10 @@ def answer(pipeline: ArchitecturePipeline, understanding: Understanding, n: int,
         understanding: What the text asks for.
         n: How many.
         seed: Seed of the sampler.
+        text_weight: How much the words themselves steer the generator.
     """
     generator = torch.Generator().manual_seed(seed)
-    result = pipeline(n=n, text=understanding, generator=generator)
+    result = pipeline(n=n, text=understanding, text_weight=text_weight, generator=generator)
     if len(result.codes) < n:
         more = understanding.facts.parsed(understanding.request).witness(generator)
         fresh = more[~(more[:, None] == result.codes).all(-1).any(-1)].unique(dim=0)[: n - len(result.codes)]
@@ -221,7 +226,7 @@ def ranked(
     if understanding is None:
         (understanding,) = understand([text], space, model)
     vectors = model.embed(facts.space.decode_all(codes)) if vectors is None else vectors
-    tokens, embedded = model.hear(text, space)
+    (tokens,), (embedded,) = model.hear([text], space)
     order = (vectors @ embedded).argsort(descending=True, stable=True)
     expected = torch.zeros(len(codes), dtype=torch.float64)
     if isinstance(understanding, Understanding):

@@ -26,8 +26,10 @@ SHORTHAND = {
     "number of": ["num", "#"], "parameters": ["params"], "really": ["rly"], "the": ["da", "the"],
 }  # fmt: skip
 STORIES, OPENINGS = 0.4, 0.65  # shares of requests with something else around, and with a beginning
+MASHED = 0.05  # share of texts that are no requests that are no words either
 CONTRARY = 0.04  # share of requests that contradict themselves on purpose
-PREDICATES = (0.34, 0.40, 0.19, 0.07)  # shares of requests with one to four phrases
+PREDICATES = (0.27, 0.37, 0.25, 0.11)  # shares of requests with one to four phrases
+STACKED = 0.15  # share of those with several that have two adjectives
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Writer:
                 1 + (contrary or self.held_out == "pairs"), random.choices([1, 2, 3, 4], PREDICATES)[0]
             )
             phrases = self.phrases.draw(random, count)
+            if count > 1 and random.random() < STACKED:
+                phrases[:2] = self.phrases.adjective(random), self.phrases.adjective(random)
             if not self._admits(phrases):
                 continue
             named = [
@@ -251,6 +255,8 @@ class Writer:
     def unrelated(self, random: Random) -> Text:
         """A text that asks for no architecture."""
         bank = self.bank["unrelated"]
+        if random.random() < MASHED:
+            return Text(_mashed(random), kind="unrelated", phrases=frozenset(["unrelated"]))
         text = alternative(str(random.choice(bank["texts"])), random)
         while "{o}" in text:
             text = text.replace("{o}", random.choice(bank["objects"]), 1)
@@ -283,6 +289,17 @@ def _noisy(raw: str, random: Random) -> str:
         change = str.lower if case < 0.28 else str.upper if case < 0.31 else str.capitalize
         pieces = [change(piece) if not i % 2 or case < 0.31 else piece for i, piece in enumerate(pieces)]
     return "".join(pieces)
+
+
+def _mashed(random: Random) -> str:
+    """What fingers on a keyboard make without a thought."""
+    rows = ["qwertyuiop", "asdfghjkl;", "zxcvbnm,.", "1234567890", "abcdefghijklmnopqrstuvwxyz"]
+    words = []
+    for _ in range(random.randint(1, 6)):
+        row, start, length = random.choice(rows), random.randrange(6), random.randint(2, 8)
+        word = row[start : start + length] if random.random() < 0.5 else "".join(random.choices(row, k=length))
+        words.append(word * random.choice([1, 1, 1, 2]))
+    return random.choice(["", " ", " "]).join(words)
 
 
 def _slip(text: str, random: Random) -> str:

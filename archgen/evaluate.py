@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from archgen.benchmark import Table, find_table
-from archgen.guidance import LISTABLE, CachedNetwork, partial_strides
+from archgen.guidance import CACHEABLE, CachedNetwork, partial_strides
 from archgen.hub import replacing, resolve
 from archgen.pipeline import ArchitecturePipeline
 from archgen.pool import CALIBRATION, PUPILS
@@ -29,7 +29,7 @@ def computable(pipeline: ArchitecturePipeline) -> bool:
     space = pipeline.space
     states = math.prod(len(hole.options) + 1 for hole in space.holes)
     ruled = space.rule is not None or any(hole.when for hole in space.holes)
-    return states <= LISTABLE and not ruled and isinstance(pipeline.scheduler, AbsorbingScheduler)
+    return states <= CACHEABLE and not ruled and isinstance(pipeline.scheduler, AbsorbingScheduler)
 
 
 @torch.inference_mode()

@@ -31,9 +31,9 @@ def explore(study: Study, generator: torch.Generator, batch_size: int) -> None:
     study.ask(first_batch(problem, generator))
     while True:
         if study.measured.isfinite().any(0).all():
-            believed = Belief(study)
-            candidates = proposals(believed)
-            study.ask(choose(candidates, believed, batch_size, generator))
+            surrogate = Surrogate(study)
+            candidates = proposals(surrogate)
+            study.ask(choose(candidates, surrogate, batch_size, generator))
         else:  # there is nothing to learn from yet
             study.ask(problem.sample(batch_size, generator))
 
@@ -58,7 +58,7 @@ def first_batch(problem: Problem, generator: torch.Generator) -> Int[Tensor, "st
     return pool[(size - levels[:, None]).abs().argmin(-1).unique()]
 
 
-class Belief:
+class Surrogate:
     """What was measured says of the objectives of other networks.
 
     Args:
@@ -110,7 +110,7 @@ def _padded(objectives: Float[Tensor, "*batch objectives"]) -> Float[Tensor, "*b
 
 
 def choose(
-    candidates: Int[Tensor, "rows holes"], believed: Belief, n: int, generator: torch.Generator
+    candidates: Int[Tensor, "rows holes"], surrogate: Surrogate, n: int, generator: torch.Generator
 ) -> Int[Tensor, "n holes"]:
     """A batch of the largest expected improvement: one after the other, each for what it adds to those before.
 
@@ -118,15 +118,15 @@ def choose(
     chosen ones cover together is bounded by what one of them covers.
     """
     if len(candidates) > PROMISING:
-        candidates = candidates[believed.optimistic(candidates).topk(PROMISING).indices]
-    drawn = believed.draws(candidates, DRAWS, generator)  # (k, rows, 2)
-    gain = believed.gain(drawn)
+        candidates = candidates[surrogate.optimistic(candidates).topk(PROMISING).indices]
+    drawn = surrogate.draws(candidates, DRAWS, generator)  # (k, rows, 2)
+    gain = surrogate.gain(drawn)
     shared, chosen = torch.zeros_like(gain), []
     for _ in range(min(n, len(candidates))):
         value = (gain - shared).mean(0)
         value[chosen] = -torch.inf
         chosen.append(int(value.argmax()))
-        shared = shared.maximum(believed.gain(drawn.minimum(drawn[:, chosen[-1:]])))
+        shared = shared.maximum(surrogate.gain(drawn.minimum(drawn[:, chosen[-1:]])))
     return candidates[chosen]
 
 
@@ -145,7 +145,7 @@ class Proposals:
         self.study, self.generator = study, generator
         self._drawn, self._at = study.codes, 0
 
-    def __call__(self, believed: Belief) -> Int[Tensor, "candidates holes"]:
+    def __call__(self, surrogate: Surrogate) -> Int[Tensor, "candidates holes"]:
         """Members that were not asked yet."""
         problem = self.study.problem
         if problem.members is not None:
@@ -154,13 +154,13 @@ class Proposals:
         order = self.study.objectives[:, 0].argsort(descending=True)
         best = self.study.codes[order[:PARENTS]]
         found = torch.cat([self._drawn, problem.sample(FRESH, self.generator)])
-        for _ in range(ROUNDS):  # climb what is believed
+        for _ in range(ROUNDS):  # climb what is expected
             near = remask(problem.space, best.repeat(CHILDREN, 1), self.generator)
             found = torch.cat([found, near[problem.admits(near)]]).unique(dim=0)
             found = self._new(found)
             if not len(found):
                 return found
-            value = believed.optimistic(found)
+            value = surrogate.optimistic(found)
             best = found[value.topk(min(PARENTS, len(found))).indices]
         return found
 

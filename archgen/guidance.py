@@ -15,7 +15,7 @@ from archgen.denoiser import GraphDenoiser, Text, reachable_range
 from archgen.scheduler import draw
 from archgen.space import OPEN, SearchSpace
 
-LISTABLE = 200_000  # partial encodings: up to here the network's answers are all kept
+CACHEABLE = 200_000  # partial encodings: up to here the network's answers are all kept
 
 
 def partial_strides(space: SearchSpace) -> Int[Tensor, " holes"]:
@@ -74,7 +74,7 @@ class CachedNetwork:
         names = denoiser.config.conditions
         self.counted = any(known[index] and name in space.cost.names for index, name in enumerate(names))
         states = math.prod(len(hole.options) + 1 for hole in space.holes)
-        self._place = torch.full((states,), -1) if states <= LISTABLE else None
+        self._place = torch.full((states,), -1) if states <= CACHEABLE else None
         self._kept: Tensor | None = None
 
     def __call__(self, x: Tensor, t: Tensor | None) -> Float[Tensor, "batch holes options"]:
@@ -189,7 +189,7 @@ def log_likelihood(
     return total
 
 
-class Belief:
+class Membership:
     """Probability that architectures meet a wish, by Bayes' rule from the generator alone.
 
     Args:

@@ -170,7 +170,7 @@ class Phrases:
         if OPERATIONS[self.space]:
             kinds |= {self._only: 5, self._only_two: 3, self._all_convs: 2, self._but: 4}
         if ALL_OF[self.space]:
-            kinds[self._every] = 1
+            kinds[self._every] = 3
         if self.space == "nasbench201":
             kinds |= {self._on_edges: 4, self._half: 1, self._dropped: 4}
         self.kinds, self.weights = list(kinds), list(kinds.values())
@@ -179,6 +179,13 @@ class Phrases:
     def draw(self, random: Random, count: int = 1) -> list[Phrase]:
         """So many phrases, of kinds that people use more often more often."""
         return [kind(random) for kind in random.choices(self.kinds, self.weights, k=count)]
+
+    def adjective(self, random: Random) -> Phrase:
+        """A phrase that stands before what is asked for."""
+        while True:
+            phrase = random.choice([self._word, self._word, self._absent])(random)
+            if phrase.role == "adj":
+                return phrase
 
     # ---- choosing ------------------------------------------------------------------------------------------------
     def _form(self, random: Random, table: Mapping[str, list[str]]) -> tuple[str, str]:
@@ -475,11 +482,7 @@ class Phrases:
 
     def _as_well(self, random: Random) -> Phrase:
         """Two adjectives at once."""
-        pair: list[Phrase] = []
-        while len(pair) < 2:
-            pair += [
-                one for one in (random.choice([self._word, self._word, self._absent])(random),) if one.role == "adj"
-            ]
+        pair = [self.adjective(random), self.adjective(random)]
         form = random.choice(self.bank["as_well"])
         text = form.replace("{x}", pair[0].text).replace("{y}", pair[1].text)
         return Phrase("say", text, pair[0].clauses + pair[1].clauses, "as_well")

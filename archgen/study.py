@@ -17,7 +17,7 @@ from archgen.graph import Architecture
 from archgen.results import Results
 from archgen.space import SearchSpace
 
-LISTABLE = 50_000  # encodings: up to here every network of a space is a candidate at once
+ENUMERABLE = 50_000  # encodings: up to here every network of a space is a candidate at once
 TRIES = 16  # batches drawn before members that meet a constraint are constructed
 IDLE = 1000  # requests in a row that hold no new network before a study ends
 
@@ -115,7 +115,7 @@ def _places(problem: Problem) -> dict[str, int]:
 @cache
 def distinct_members(space: SearchSpace) -> Int[Tensor, "networks holes"] | None:
     """One encoding, the cheapest, for each network of a space; None where they are too many to list."""
-    if (space.enumerate_legal is None and space.size > LISTABLE) or len(space.legal_codes) > LISTABLE:
+    if (space.enumerate_legal is None and space.size > ENUMERABLE) or len(space.legal_codes) > ENUMERABLE:
         return None
     return _distinct(space, space.legal_codes)
 

@@ -38,7 +38,7 @@ class Accuracy(NamedTuple):
     std: Float[Tensor, " rows"]
 
 
-class Belief(NamedTuple):
+class Posterior(NamedTuple):
     """What is expected of one task: accuracies in percent are linear in the features of cells and a constant.
 
     Attributes:
@@ -146,10 +146,10 @@ class TaskPredictor(ModelMixin, ConfigMixin):
         evidence = self.describe(images) if isinstance(images, ImageSet) else images
         task = self._task_features(evidence[None])[0]
         none = observed is None or not len(observed[0])
-        belief = self._believe(task) if none else self._learn(task, *observed)
+        posterior = self._expect(task) if none else self._learn(task, *observed)
         x = self._with_constant(codes)
-        std = ((x @ belief.covariance) * x).sum(-1).clamp_min(0).sqrt()
-        return Accuracy((x @ belief.mean).clamp(0, 100).float(), std.float())
+        std = ((x @ posterior.covariance) * x).sum(-1).clamp_min(0).sqrt()
+        return Accuracy((x @ posterior.mean).clamp(0, 100).float(), std.float())
 
     @torch.no_grad()
     def fit(
@@ -180,13 +180,13 @@ class TaskPredictor(ModelMixin, ConfigMixin):
         return self
 
     # ---- what it believes -------------------------------------------------------------------------------------------
-    def _believe(self, task: Float[Tensor, " features"], stretch: float = 1.0) -> Belief:
+    def _expect(self, task: Float[Tensor, " features"], stretch: float = 1.0) -> Posterior:
         """What images say of a task; `stretch` multiplies the spread that they suggest."""
         factor = torch.einsum("t,tcd->cd", task, self.factor.double())
         own = (self.config.own + self.config.images * novelty(task)) * torch.eye(len(factor), dtype=factor.dtype)
         level, log_spread = self.ends.double() @ task
         spread = log_spread.exp() * stretch
-        return Belief(
+        return Posterior(
             torch.cat([spread * (task @ self.mean.double()), level[None]]),
             torch.block_diag(spread**2 * (factor @ factor.T + own), self.doubt[0].double().square()),
             float(self.config.noise * spread**2),
@@ -194,15 +194,15 @@ class TaskPredictor(ModelMixin, ConfigMixin):
 
     def _learn(
         self, task: Float[Tensor, " features"], codes: Int[Tensor, "known holes"], accuracy: Float[Tensor, " known"]
-    ) -> Belief:
+    ) -> Posterior:
         """What images and evaluations say, under the spread that is likeliest."""
         y = accuracy.double()
         if not ((y >= 0) & (y <= 100)).all():
             raise ValueError(f"evaluations are accuracies from 0 to 100 percent, got {y.tolist()[:5]}")
         x, doubt, found = self._with_constant(codes), float(self.doubt[1]), []
         for stretch in STRETCHES:
-            belief, evident = update(self._believe(task, stretch), x, y)
-            found.append((float(evident - 0.5 * (math.log(stretch) / doubt) ** 2), belief))
+            posterior, evident = update(self._expect(task, stretch), x, y)
+            found.append((float(evident - 0.5 * (math.log(stretch) / doubt) ** 2), posterior))
         return max(found, key=lambda pair: pair[0])[1]
 
     # ---- features ---------------------------------------------------------------------------------------------------
@@ -321,15 +321,15 @@ def spanning_points(
 
 
 def update(
-    belief: Belief, x: Float[Tensor, "rows weights"], y: Float[Tensor, " rows"]
-) -> tuple[Belief, Float[Tensor, ""]]:
-    """The belief after evaluations (Bayesian linear regression), and their log-likelihood but for a constant."""
-    cross = x @ belief.covariance
-    root = torch.linalg.cholesky(cross @ x.T + belief.noise * torch.eye(len(y), dtype=x.dtype))
+    posterior: Posterior, x: Float[Tensor, "rows weights"], y: Float[Tensor, " rows"]
+) -> tuple[Posterior, Float[Tensor, ""]]:
+    """The posterior after evaluations (Bayesian linear regression), and their log-likelihood but for a constant."""
+    cross = x @ posterior.covariance
+    root = torch.linalg.cholesky(cross @ x.T + posterior.noise * torch.eye(len(y), dtype=x.dtype))
     gain = torch.linalg.solve_triangular(root, cross, upper=False)
-    gap = torch.linalg.solve_triangular(root, (y - x @ belief.mean)[:, None], upper=False)[:, 0]
+    gap = torch.linalg.solve_triangular(root, (y - x @ posterior.mean)[:, None], upper=False)[:, 0]
     evident = -0.5 * gap.square().sum() - root.diagonal().log().sum()
-    return Belief(belief.mean + gain.T @ gap, belief.covariance - gain.T @ gain, belief.noise), evident
+    return Posterior(posterior.mean + gain.T @ gap, posterior.covariance - gain.T @ gain, posterior.noise), evident
 
 
 def novelty(task: Float[Tensor, " features"]) -> Float[Tensor, ""]:

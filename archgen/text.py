@@ -264,16 +264,15 @@ class ArchBERT(PreTrainedModel):
         return torch.where(left_id[:, None] == right_id, 1.0, (left @ right.T).cpu())
 
     @torch.inference_mode()
-    def hear(self, text: str, space: str) -> tuple[Tokens, Float[Tensor, " shared"]]:
-        """One text as the fine score sees it, and its embedding."""
-        ids, _ = self.tokens([text], space)
-        memory, embedded = self.encode_tokens(**ids)
-        return (memory, ids["attention_mask"] > 0), embedded[0]
-
-    @torch.inference_mode()
-    def embed_texts(self, texts: Sequence[str], space: str) -> Float[Tensor, "texts shared"]:
-        """Embeddings of texts about one space."""
-        return self.encode_tokens(**self.tokens(texts, space)[0])[1]
+    def hear(self, texts: Sequence[str], space: str) -> tuple[list[Tokens], Float[Tensor, "texts shared"]]:
+        """Texts about one space as the fine score sees them, and their embeddings."""
+        found: dict[int, tuple[Tokens, Tensor]] = {}
+        for part in together(texts):
+            ids, _ = self.tokens([texts[index] for index in part], space)
+            memory, embedded = self.encode_tokens(**ids)
+            found |= zip(part, zip(unpadded(memory, ids["attention_mask"]), embedded, strict=True), strict=True)
+        heard = [found[index] for index in range(len(texts))]
+        return [tokens for tokens, _ in heard], torch.stack([embedded for _, embedded in heard])
 
     def match(
         self,
@@ -331,10 +330,8 @@ class ArchBERT(PreTrainedModel):
         Returns:
             For each text these, and its tokens as reader and fine score see them, with where they are.
         """
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         found: dict[int, tuple[list[Reading], Tokens]] = {}
-        for start in range(0, len(order), TOGETHER):
-            part = order[start : start + TOGETHER]
+        for part in together(texts):
             found |= zip(part, self._read([texts[index] for index in part], space), strict=True)
         return [found[index] for index in range(len(texts))]
 
@@ -351,11 +348,7 @@ class ArchBERT(PreTrainedModel):
             admit,
         )
         readings = [self._readings(*found) for found in zip(written, score, numbers, strict=True)]
-        mask = ids["attention_mask"] > 0
-        tokens = [
-            (memory[row : row + 1, :length], mask[row : row + 1, :length]) for row, length in enumerate(mask.sum(-1))
-        ]
-        return [*zip(readings, tokens, strict=True)]
+        return [*zip(readings, unpadded(memory, ids["attention_mask"]), strict=True)]
 
     @staticmethod
     def _readings(written: Tensor, score: Tensor, numbers: list[Mention]) -> list[Reading]:
@@ -371,6 +364,19 @@ class ArchBERT(PreTrainedModel):
             first = found.get(key, Reading(kind, request, 0.0))
             found[key] = Reading(kind, first.request, first.probability + math.exp(score[row].item()))
         return sorted(found.values(), key=lambda reading: -reading.probability)
+
+
+def together(texts: Sequence[str]) -> Iterator[list[int]]:
+    """Positions of texts, those of similar length that are encoded at once."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    for start in range(0, len(order), TOGETHER):
+        yield order[start : start + TOGETHER]
+
+
+def unpadded(memory: Float[Tensor, "texts tokens width"], mask: Int[Tensor, "texts tokens"]) -> list[Tokens]:
+    """Of each text its own tokens."""
+    lengths = enumerate(mask.sum(-1).tolist())
+    return [(memory[row : row + 1, :length], mask[row : row + 1, :length] > 0) for row, length in lengths]
 
 
 @contextmanager

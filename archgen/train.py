@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from archgen.denoiser import GraphDenoiser, reachable_range
+from archgen.descent import Descent
 from archgen.evaluate import evaluate
-from archgen.hub import replacing_folder, resume, save_state
+from archgen.hub import replacing_folder
 from archgen.pipeline import ArchitecturePipeline
 from archgen.pool import Events, Pool, distilled, make_pool
 from archgen.predictor import PropertyPredictor
@@ -162,8 +158,6 @@ class Run:
         drawn = [*pool.values, *pool.given]
         self.columns = [drawn.index(name) for name in denoiser.config.conditions]
         self.denoiser, self.model = denoiser, accelerator.prepare(denoiser)
-        self.average: EMAModel | None = None
-        self.seconds, self.loss = 0.0, math.nan
 
     def fit(
         self, optim: Optim, max_steps: int, batch_size: int, seed: int, save_every: int, state: Path, recipe: dict
@@ -172,39 +166,13 @@ class Run:
 
         Every draw depends on the seed, the step and the process alone, so the state needs no random generators.
         """
-        accelerator = self.accelerator
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, betas=(0.9, 0.98)
-        )
-        optimizer = accelerator.prepare(optimizer)
-        schedule = get_scheduler(
-            "cosine", optimizer.optimizer, num_warmup_steps=optim.warmup_steps, num_training_steps=max_steps
-        )
-        self.average = EMAModel(self.denoiser.parameters(), decay=optim.ema, use_ema_warmup=True, power=0.75)
-        self.average.to(accelerator.device)
-        parts = {"model": self.denoiser, "optimizer": optimizer.optimizer, "schedule": schedule, "ema": self.average}
-        saved = resume(state, parts, recipe, accelerator.device)
-        begin, self.seconds = (int(saved["step"]), saved["seconds"]) if saved else (0, 0.0)
-        started, before = time.monotonic(), self.seconds
-        bar = tqdm(range(begin, max_steps), initial=begin, total=max_steps, disable=not accelerator.is_main_process)
-        for step in bar:
-            mark = (seed * 1_000_003 + step) * 1024 + accelerator.process_index
-            loss = self._loss(batch_size, torch.Generator().manual_seed(mark))
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(self.model.parameters(), optim.clip)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            self.average.step(self.denoiser.parameters())
-            self.seconds = before + time.monotonic() - started
-            if step % 50 == 0 or step == max_steps - 1:
-                self.loss = loss.item()
-                bar.set_postfix(loss=f"{self.loss:.4f}")
-                accelerator.log({"loss": self.loss, "lr": schedule.get_last_lr()[0]}, step=step)
-            if accelerator.is_main_process and (step + 1) % save_every == 0:
-                saved = {name: part.state_dict() for name, part in parts.items()}
-                progress = {"step": step + 1, "seconds": self.seconds, "recipe": json.dumps(recipe)}
-                save_state({**saved, **progress}, state)
+        self.descent = Descent(
+            self.accelerator, self.denoiser, [*self.model.parameters()], max_steps, optim.warmup_steps, state, recipe,
+            save_every, optim.lr, optim.weight_decay, optim.clip, optim.ema,
+        )  # fmt: skip
+        for step in self.descent.steps():
+            mark = (seed * 1_000_003 + step) * 1024 + self.accelerator.process_index
+            self.descent.down({"loss": self._loss(batch_size, torch.Generator().manual_seed(mark))})
 
     def _loss(self, batch_size: int, generator: torch.Generator) -> Tensor:
         codes, intervals = self.pool.draw(batch_size, self.events, generator)
@@ -220,8 +188,7 @@ class Run:
 
     def averaged(self) -> GraphDenoiser:
         """The network with its averaged weights."""
-        self.average.copy_to(self.denoiser.parameters())
-        return self.denoiser.eval()
+        return self.descent.averaged()
 
     def write(
         self,
@@ -246,8 +213,13 @@ class Run:
         if accelerator.is_main_process:
             denoiser = self.averaged()
             pipeline = ArchitecturePipeline(denoiser, self.scheduler, predictor, space=self.space.spec, rows=rows)
-            own = {"parameters": sum(p.numel() for p in denoiser.parameters()), "seconds": round(self.seconds, 1),
-                   "loss": self.loss, "processes": accelerator.num_processes, "torch": torch.__version__}  # fmt: skip
+            own = {
+                "parameters": sum(p.numel() for p in denoiser.parameters()),
+                "seconds": round(self.descent.seconds, 1),
+                "loss": self.descent.losses["loss"],
+                "processes": accelerator.num_processes,
+                "torch": torch.__version__,
+            }
             with replacing_folder(folder) as temporary:
                 pipeline.save_pretrained(temporary)
                 content = json.dumps({"name": folder.name, **facts, **own}, indent=1)

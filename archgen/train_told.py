@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from archgen.denoiser import GraphDenoiser, Text
-from archgen.hub import replacing_folder, resume, save_state
+from archgen.descent import Descent
+from archgen.hub import replacing_folder
 from archgen.pipeline import ArchitecturePipeline
 from archgen.scheduler import AbsorbingScheduler
 from archgen.text import ArchBERT
@@ -68,39 +64,15 @@ def train_told(
     network = GraphDenoiser.for_space(pipeline.space, [], width=width, depth=depth, text_width=channels)
     model = accelerator.prepare(network)
     reader.to(accelerator.device)
-    optimizer = accelerator.prepare(torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98)))
-    schedule = get_scheduler(
-        "cosine", optimizer.optimizer, num_warmup_steps=max_steps // 20, num_training_steps=max_steps
-    )
-    average = EMAModel(network.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
-    average.to(accelerator.device)
-    parts = {"model": network, "optimizer": optimizer.optimizer, "schedule": schedule, "ema": average}
     state = folder / "state" / "told.pt"
-    saved = resume(state, parts, recipe, accelerator.device)
-    begin, before = (int(saved["step"]), float(saved["seconds"])) if saved else (0, 0.0)
-    started, mean = time.monotonic(), None
-    bar = tqdm(range(begin, max_steps), initial=begin, total=max_steps, disable=not accelerator.is_main_process)
-    for step in bar:
+    groups, warmup = [*model.parameters()], max_steps // 20
+    descent = Descent(accelerator, network, groups, max_steps, warmup, state, recipe, save_every, lr, ema=0.999)
+    for step in descent.steps():
         random = Random((seed * 1_000_003 + step) * 1024 + accelerator.process_index)
         codes, told = batch(corpus, reader, batch_size, random, accelerator)
-        loss = loss_of(model, codes, told, random)
-        if not loss.isfinite():
-            raise ValueError(f"the loss is no number at step {step}; try a lower lr")
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        average.step(network.parameters())
-        mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
-        bar.set_postfix(loss=f"{mean:.4f}")
-        if accelerator.is_main_process and (step + 1) % save_every == 0:
-            now = {name: part.state_dict() for name, part in parts.items()}
-            seconds = before + time.monotonic() - started
-            save_state({**now, "step": step + 1, "seconds": seconds, "recipe": json.dumps(recipe)}, state)
+        descent.down({"loss": loss_of(model, codes, told, random)})
     if accelerator.is_main_process:
-        average.copy_to(network.parameters())
-        pipeline.register_modules(text_denoiser=network.eval())
+        pipeline.register_modules(text_denoiser=descent.averaged())
         with replacing_folder(folder) as temporary:
             pipeline.save_pretrained(temporary)
         state.unlink(missing_ok=True)

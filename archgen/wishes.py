@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 from math import isfinite
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from archgen.constraint import Constraint
 from archgen.denoiser import GraphDenoiser
-from archgen.guidance import Belief
+from archgen.guidance import Membership
 from archgen.space import SearchSpace
 
 NEAR = 0.01  # relative: how close draws are kept to an asked value of a cost, where some completion gets there
@@ -93,29 +94,30 @@ class Wishes:
 
     def promise(self, codes: Int[Tensor, "batch holes"]) -> Float[Tensor, " batch"]:
         """How far out in the tails asked for the network believes each member to be: the sum over halved tails."""
-        belief = Belief(self.denoiser, self.space, codes)
+        membership = Membership(self.denoiser, self.space, codes)
         tails = [0.5**step for step in range(1, 11)]
-        return sum(self._within(name, wish, tail, belief) for name, wish in self.extremes.items() for tail in tails)
+        pairs = product(self.extremes.items(), tails)
+        return sum(self._within(name, wish, tail, membership) for (name, wish), tail in pairs)
 
     def _tail(self, name: str, wish: str, share: float) -> Float[Tensor, "2"]:
         """The interval that holds this share of what was learned from, at the upper or the lower end."""
         level = self.denoiser.quantile(name, 1 - share if wish == "high" else share)
         return torch.tensor([level, torch.inf] if wish == "high" else [-torch.inf, level])
 
-    def _within(self, name: str, wish: str, share: float, belief: Belief) -> Float[Tensor, " batch"]:
+    def _within(self, name: str, wish: str, share: float, membership: Membership) -> Float[Tensor, " batch"]:
         """Whether members are in the tail: counted, or as far as the network believes it."""
         interval = self._tail(name, wish, share)
         if name in self.space.cost.names:
-            value = self.space.cost.exact(belief.codes)[name]
+            value = self.space.cost.exact(membership.codes)[name]
             return ((interval[0] <= value) & (value <= interval[1])).double()
         asked = torch.full((len(self.conditions), 2), torch.nan)
         asked[self.conditions.index(name)] = interval
-        return belief(asked, share)
+        return membership(asked, share)
 
     def _share(self, name: str, wish: str, share: float, pilot: Int[Tensor, "drawn holes"]) -> float:
         """The smallest tail, in steps of two from `share`, that two in a hundred pilot draws are in."""
-        belief = Belief(self.denoiser, self.space, pilot)
-        while share < 0.5 and self._within(name, wish, share, belief).mean() < 0.02:
+        membership = Membership(self.denoiser, self.space, pilot)
+        while share < 0.5 and self._within(name, wish, share, membership).mean() < 0.02:
             share = 2 * share
         return min(share, 0.5)
 

@@ -28,6 +28,7 @@ LAYERS = (  # a module imports only from layers before its own
         "guidance",
         "latency",
         "trainer",
+        "descent",
         "convert",
         "task",
         "taskset",

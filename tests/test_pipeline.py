@@ -11,7 +11,7 @@ from archgen.benchmark import Table
 from archgen.constraint import Constraint, Infeasible
 from archgen.denoiser import GraphDenoiser, reachable_range
 from archgen.evaluate import divergence, exact_distribution
-from archgen.guidance import Belief, CachedNetwork
+from archgen.guidance import CachedNetwork, Membership
 from archgen.pipeline import ArchitecturePipeline
 from archgen.scheduler import AbsorbingScheduler, VEScheduler
 from archgen.space import OPEN, load_space, read_architectures
@@ -157,7 +157,7 @@ def test_the_generator_knows_what_meets_a_wish():
     asked[pipeline.conditions.index("params_m")] = torch.tensor([level, torch.inf])
     share = (space.cost.exact(space.legal_codes)["params_m"] >= level).double().mean().item()
     with torch.inference_mode():
-        believed = Belief(pipeline.denoiser, space, codes)(asked, share)
+        believed = Membership(pipeline.denoiser, space, codes)(asked, share)
     assert ((believed > 0.5) == inside).double().mean() > 0.97
 
 

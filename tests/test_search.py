@@ -12,7 +12,7 @@ from archgen import search
 from archgen.benchmark import BudgetExhausted, Oracle, Table, find_table
 from archgen.cli import main
 from archgen.curves import Optimum, curve_of
-from archgen.explore import Belief, choose, first_batch, remask
+from archgen.explore import Surrogate, choose, first_batch, remask
 from archgen.goal import PENALTY, Goal, Limit
 from archgen.pareto import hypervolumes, improvement
 from archgen.results import Results
@@ -200,7 +200,7 @@ def test_a_batch_is_distinct_and_new(table):
     problem = problem_of(table)
     study, generator = Study(problem, 100, "by hand", 0), torch.Generator().manual_seed(0)
     study.ask(first_batch(problem, generator))
-    batch = choose(problem.members, Belief(study), 4, generator)
+    batch = choose(problem.members, Surrogate(study), 4, generator)
     assert len(batch.unique(dim=0)) == 4
 
 

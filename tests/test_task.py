@@ -8,7 +8,7 @@ from archgen.evidence import STATISTICS, describe
 from archgen.hub import shipped_folder
 from archgen.images import ImageSet, from_arrays, load_images
 from archgen.space import load_space
-from archgen.task import Belief, TaskPredictor, spanning_points, squared_exponential, update
+from archgen.task import Posterior, TaskPredictor, spanning_points, squared_exponential, update
 from archgen.taskset import Evaluations, read_measured, read_metad2a, read_tasks
 
 SPACE = load_space("nasbench201")
@@ -164,10 +164,10 @@ def test_chosen_points_span_what_they_were_chosen_from():
 def test_an_update_is_the_posterior_in_closed_form():
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((7, 3), (7,)))
-    belief, _ = update(Belief(torch.ones(3).double(), 2 * torch.eye(3).double(), 0.5), x, y)
+    posterior, _ = update(Posterior(torch.ones(3).double(), 2 * torch.eye(3).double(), 0.5), x, y)
     precision = torch.eye(3).double() / 2 + x.T @ x / 0.5
-    assert torch.allclose(belief.covariance, precision.inverse())
-    assert torch.allclose(belief.mean, precision.inverse() @ (torch.ones(3).double() / 2 + x.T @ y / 0.5))
+    assert torch.allclose(posterior.covariance, precision.inverse())
+    assert torch.allclose(posterior.mean, precision.inverse() @ (torch.ones(3).double() / 2 + x.T @ y / 0.5))
 
 
 # ---- files and faults -----------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from archgen.descent import Descent
+from archgen.pipeline import ArchitecturePipeline
 from archgen.train_text import (
     Corpus,
     Mixture,
@@ -16,6 +18,7 @@ from archgen.train_text import (
     swapped,
     train_text,
 )
+from archgen.train_told import train_told
 from archgen.vocabulary import facts_of
 
 
@@ -68,11 +71,11 @@ def test_networks_that_are_held_out_are_in_no_training_batch():
 @pytest.mark.parametrize("captions", [False, True])
 def test_pairs_hold_two_true_ones_and_some_false_ones_for_every_text(captions):
     generator = torch.Generator().manual_seed(0)
-    true = torch.rand(20, 30, generator=generator) < 0.4
+    true = torch.rand(12, 30, generator=generator) < 0.4
     true[0], true[1] = True, False
-    text, arch, label = drawn_pairs(true, torch.randn(20, 30, generator=generator), captions, Random(0))
+    text, arch, label = drawn_pairs(true, torch.randn(12, 30, generator=generator), captions, Random(0))
     assert torch.equal(true[text, arch], label)
-    assert label.view(18, -1).sum(-1).eq(2).all() and not (text < 2).any()
+    assert label.view(10, -1).sum(-1).eq(2).all() and not (text < 2).any()
 
 
 def test_balance_draws_every_architecture_as_often_where_a_text_is_false_as_where_it_is_true():
@@ -114,3 +117,28 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch):
     train_text(str(tmp_path / "stopped"), **settings)
     one, other = (load_file(tmp_path / name / "text" / "model.safetensors") for name in ("whole", "stopped"))
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.slow
+def test_a_generator_that_hears_keeps_all_it_had_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    settings = {"max_steps": 4, "batch_size": 4, "width": 16, "depth": 1, "save_every": 2, "mixed_precision": "no"}
+    train_told("nasbench201", str(tmp_path / "whole"), **settings)
+    down, taken = Descent.down, []
+
+    def stopping(*arguments):
+        taken.append(None)
+        if len(taken) == 4:
+            raise KeyboardInterrupt
+        down(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Descent, "down", stopping)
+        train_told("nasbench201", str(tmp_path / "stopped"), **settings)
+    train_told("nasbench201", str(tmp_path / "stopped"), **settings)
+    one, other = (ArchitecturePipeline.load(str(tmp_path / name)) for name in ("whole", "stopped"))
+    before = ArchitecturePipeline.load("nasbench201").denoiser.state_dict()
+    assert all(torch.equal(before[key], value) for key, value in one.denoiser.state_dict().items())
+    left, right = (pipeline.text_denoiser.state_dict() for pipeline in (one, other))
+    assert all(torch.equal(left[key], right[key]) for key in left)
+    result = one(n=8, text="no pooling", text_weight=2.0, generator=torch.Generator().manual_seed(0))
+    assert not any("pool" in str(architecture) for architecture in result.architectures)

@@ -2,15 +2,16 @@
 
 `python training/check_text.py --part queries --file tests/queries.jsonl`
 
-Parts: `queries` (graded requests, with controls beside them; `--method` leaves something out), `wording` (phrases and
-combinations that were kept from training), `leaks` (what gives an answer away without the other side), `twins` (texts
-that differ in one word or number), `retrieval` (text to architectures and back), `clones` (networks one change apart
-against random pairs), `questions`.
+Parts: `queries` (graded requests, with controls beside them; `--method` leaves something out, see `METHODS`),
+`wording` (phrases and combinations that were kept from training), `leaks` (what gives an answer away without the other
+side), `twins` (texts that differ in one word or number), `retrieval` (text to architectures and back), `clones`
+(networks one change apart against random pairs), `questions`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from itertools import chain
@@ -27,7 +28,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from archgen.ask import answers, ranked
+from archgen.ask import answer, answers, ranked
 from archgen.caption import Text, Writer
 from archgen.constraint import Constraint
 from archgen.describe import describe
@@ -52,6 +53,17 @@ ATTRIBUTES = {  # as the queries call them
     "num_none": "none", "depth": "depth", "params_m": "params", "flops_m": "flops",
 }  # fmt: skip
 REFUSALS = ("UNSAT", "OOS")
+METHODS = {  # of answering a request
+    "ask": "what users get: reader, generator that hears the words, fine score",
+    "together": "what users get who ask for many texts at once",
+    "unranked": "no embedding and no fine score: reader and generator alone",
+    "lookup": "reader and a list of all members",
+    "embedding": "the members nearest to the text, without reader and generator",
+    "told": "no reader: the generator that hears the words",
+    "told ranked": "no reader: the best of many draws of the generator that hears the words, by the fine score",
+    "best": "best of many draws alone: by the fine score, of a generator that hears nothing",
+}
+DRAWS = 256  # of which the best are taken
 
 
 # ---- graded queries -------------------------------------------------------------------------------------------------
@@ -86,7 +98,7 @@ def space_of(query: dict[str, Any]) -> str:
 
 def queries(
     model: ArchBERT, file: str, n: int = 10, seed: int = 0, show: bool = False, method: str = "ask",
-    shuffled: bool = False,
+    shuffled: bool = False, weight: float = 1.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Answer graded requests.
 
@@ -96,29 +108,30 @@ def queries(
         n: Architectures for each.
         seed: Of the sampler.
         show: Whether to print what went wrong.
-        method: `ask`; `lookup`, the reader and a list of all members; `embedding`, the nearest members; `told`, the
-            generator that hears the words, without what was understood; `told ranked`, the best by the fine score of
-            four times as many.
+        method: One of `METHODS`.
         shuffled: Whether every query is answered with another's text: a control.
+        weight: How much words steer the generator.
     """
+    if method not in METHODS:
+        raise ValueError(f"method is one of {', '.join(METHODS)}, got {method!r}")
     asked = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
     found: dict[str, Any] = {}
     for name in dict.fromkeys(map(space_of, asked)):
         mine = [query for query in asked if space_of(query) == name]
-        found[name] = _graded(model, mine, facts_of(name), n, seed, show, method, shuffled)
+        found[name] = _graded(model, mine, facts_of(name), n, seed, show, method, shuffled, weight)
     return found
 
 
 def _graded(
     model: ArchBERT, asked: list[dict[str, Any]], facts: Facts, n: int, seed: int, show: bool, method: str,
-    shuffled: bool,
+    shuffled: bool, weight: float,
 ) -> dict[str, Any]:  # fmt: skip
     graders = [grader(query) for query in asked]
     texts = [query["query"] for query in asked]
     if shuffled:
         Random(seed).shuffle(texts)
     readings = understand(texts, facts.space.name, model)
-    given = _answers(model, texts, readings, facts, n, seed, method)
+    given = _answers(model, texts, readings, facts, n, seed, method, weight)
     rows = []
     for query, met, codes, reading in zip(asked, graders, given, readings, strict=True):
         row = {"query": query["query"], "refused": codes is None, "answerable": met is not None}
@@ -129,6 +142,7 @@ def _graded(
                 "at n": good.mean().item(),
                 "base": met(facts.members).double().mean().item(),
                 "distinct": 0 if codes is None else len(codes.unique(dim=0)),
+                "apart": math.nan if codes is None or len(codes) < 2 else _apart(codes),
             }
         rows.append(row)
         if show and (row["refused"] == row["answerable"] or row.get("at n", 1) < 1):
@@ -139,34 +153,37 @@ def _graded(
 
 def _answers(
     model: ArchBERT, texts: list[str], readings: list[Understanding | Refused], facts: Facts, n: int, seed: int,
-    method: str,
+    method: str, weight: float,
 ) -> list[Tensor | None]:  # fmt: skip
     """Encodings for each text, None where it is refused."""
+    space, generator = facts.space.name, torch.Generator().manual_seed(seed)
     if method == "embedding":
-        vectors = model.embed(facts.space.decode_all(facts.members))
-        near = model.embed_texts(texts, facts.space.name) @ vectors.T
+        near = model.hear(texts, space)[1] @ model.embed(facts.space.decode_all(facts.members)).T
         return [*facts.members[near.topk(n).indices]]
-    generator = torch.Generator().manual_seed(seed)
-    if method == "lookup":
-        met = [
-            None if isinstance(r, Refused) else facts.holds(r.request, facts.table).nonzero()[:, 0] for r in readings
-        ]
-        return [None if m is None else facts.members[m[torch.randperm(len(m), generator=generator)[:n]]] for m in met]
-    pipeline = ArchitecturePipeline.load(facts.space.name)
+    pipeline = ArchitecturePipeline.load(space)
     pipeline.set_progress_bar_config(disable=True)
-    if method == "ask":
-        found = iter(answers(pipeline, [one for one in readings if isinstance(one, Understanding)], n, seed))
-        return [None if isinstance(one, Refused) else next(found).codes for one in readings]
-    if pipeline.text_denoiser is None:
-        raise ValueError(f"the checkpoint {facts.space.name} has no network that was trained with texts")
-    results = []
-    for text in texts:
-        tokens, _ = model.hear(text, facts.space.name)
-        telling = Telling(pipeline.text_denoiser, tokens, 1.0)
-        codes = pipeline.free(4 * n if method == "told ranked" else n, generator, telling).unique(dim=0)
-        fit = fine_scores(model, tokens, encoded(model, facts, codes))
-        results.append(codes[fit.argsort(descending=True)[:n]])
-    return results
+    if method in ("told", "told ranked", "best"):
+        if method != "best" and pipeline.text_denoiser is None:
+            raise ValueError(f"the checkpoint {space} has no network that was trained with texts")
+        results = []
+        for tokens in tqdm(model.hear(texts, space)[0], desc=space, leave=False):
+            telling = None if method == "best" else Telling(pipeline.text_denoiser, tokens, weight)
+            codes = pipeline.free(n if method == "told" else DRAWS, generator, telling).unique(dim=0)
+            fit = fine_scores(model, tokens, encoded(model, facts, codes))
+            results.append(codes[fit.argsort(descending=True)[:n]])
+        return results
+    read = [one for one in readings if isinstance(one, Understanding)]
+    if method == "lookup":
+        met = [facts.members[facts.holds(one.request, facts.table)] for one in read]
+        found = [codes[torch.randperm(len(codes), generator=generator)[:n]] for codes in met]
+    elif method == "together":
+        found = [result.codes for result in answers(pipeline, read, n, seed)]
+    elif method == "unranked":
+        found = [pipeline(n=n, where=one.where or None, generator=generator).codes for one in tqdm(read, leave=False)]
+    else:
+        found = [answer(pipeline, one, n, seed, weight).codes for one in tqdm(read, leave=False)]
+    left = iter(found)
+    return [None if isinstance(one, Refused) else next(left) for one in readings]
 
 
 def _summary(rows: list[dict[str, Any]], graders: list[Any], facts: Facts, n: int) -> dict[str, Any]:
@@ -182,12 +199,19 @@ def _summary(rows: list[dict[str, Any]], graders: list[Any], facts: Facts, n: in
             "lift": lift,
             "false refusals": _mean(row["refused"] for row in can),
             "distinct": _mean(row["distinct"] for row in can),
+            "apart": _mean(row["apart"] for row in can if not math.isnan(row["apart"])),
             "random": base,
             "best constant list": constant([met for met in graders if met is not None], facts, n),
         }
     if cannot:
         result["refused rightly"] = _mean(row["refused"] for row in cannot)
     return result
+
+
+def _apart(codes: Tensor) -> float:
+    """Mean share of the choices in which two of some architectures differ."""
+    differ = (codes[:, None] != codes).double().mean(-1).sum()
+    return (differ / (len(codes) * (len(codes) - 1))).item()
 
 
 def constant(graders: list[Any], facts: Facts, n: int) -> float:
@@ -287,10 +311,10 @@ def leaks(n: int = 40, seed: int = 6) -> dict[str, float]:
 def _training_pairs(corpus: Corpus, kind: str, random: Random) -> tuple[list[str], Tensor, Tensor]:
     """Texts, codes and labels of the pairs of one batch, as training draws them where nothing was learned yet."""
     if kind == "captions":
-        texts, described = corpus.captions(24, random)
+        texts, described = corpus.captions(10, random)
         found, true = corpus.of_captions(described, random)
     else:
-        texts = corpus.texts(96, random, Mixture())
+        texts = corpus.texts(32, random, Mixture())
         found, true = corpus.of_requests(texts, random)
     codes = torch.stack([corpus.facts.space.encode(one) for one in found])
     text, arch, label = drawn_pairs(true, torch.zeros(true.shape), kind == "captions", random)
@@ -337,7 +361,7 @@ def twins(model: ArchBERT, n: int = 400, seed: int = 2, method: str = "ask") -> 
 def _preferences(model: ArchBERT, texts: list[str], facts: Facts, code: Tensor, method: str) -> list[float]:
     """How well each text fits an architecture; a refused one not at all."""
     if method == "embedding":
-        near = model.embed_texts(texts, facts.space.name) @ model.embed(facts.space.decode_all(code)).T
+        near = model.hear(texts, facts.space.name)[1] @ model.embed(facts.space.decode_all(code)).T
         return near[:, 0].tolist()
     understood = understand(texts, facts.space.name, model)
     return [-1.0 if isinstance(one, Refused) else one.score(code).item() for one in understood]
@@ -414,7 +438,7 @@ def retrieval(model: ArchBERT, n: int = 100, captions: int = 1000, seed: int = 3
         if true.sum() < 10:
             continue
         best = ranked(text.text, "nasbench201", facts.members, vectors=everything, model=model)[:10]
-        plain = (everything @ model.embed_texts([text.text], "nasbench201")[0]).topk(10).indices
+        plain = (everything @ model.hear([text.text], "nasbench201")[1][0]).topk(10).indices
         for name, order in (("with reader", best), ("embedding alone", plain)):
             gains[name].append(((true[order].double() * discount).sum() / discount.sum()).item())
     result = {f"nDCG@10, {name}": _mean(values) for name, values in gains.items()}
@@ -430,8 +454,8 @@ def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: in
     order = torch.tensor(random.sample(range(len(facts.members)), len(facts.members)))
     cells, codes = (part[:captions] for part in Corpus(facts, "phrases").decoded(facts.members[order]))
     texts, values, own = [describe(cell, facts) for cell in cells], facts.of(codes), torch.arange(captions)
-    heard = [model.hear(text, facts.space.name) for text in texts]
-    near = model.embed(cells) @ torch.stack([embedded for _, embedded in heard], -1)  # (architectures, texts)
+    heard, vectors = model.hear(texts, facts.space.name)
+    near = model.embed(cells) @ vectors.T  # (architectures, texts)
     understood = understand(texts, facts.space.name, model)
     none = torch.zeros(captions, dtype=torch.float64)
     read = torch.stack([none if isinstance(one, Refused) else one.expected(values) for one in understood], -1)
@@ -441,7 +465,7 @@ def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: in
     for dim in (0, 1):
         closest.scatter_(dim, rough.topk(min(close, captions), dim).indices, True)
     fine = torch.full(near.shape, -torch.inf, dtype=torch.float64)
-    for place, (tokens, _) in enumerate(tqdm(heard, desc="descriptions", leave=False)):
+    for place, tokens in enumerate(tqdm(heard, desc="descriptions", leave=False)):
         rows = closest[:, place].nonzero().flatten()
         fine[rows, place] = likeness(model, facts, tokens, codes[rows])
     mixed = random.sample(range(captions), captions)
@@ -510,6 +534,7 @@ def check_text(
     show: bool = False,
     method: str = "ask",
     shuffled: bool = False,
+    weight: float = 1.0,
 ) -> None:
     """Measure one part and print it.
 
@@ -520,9 +545,9 @@ def check_text(
         n: How many; architectures a query, or texts.
         seed: Of everything drawn.
         show: Whether to print queries that were not answered rightly.
-        method: How queries are answered: ask, lookup, embedding, told or "told ranked"; how twins are: ask or
-            embedding.
+        method: How queries are answered, see `METHODS`; how twins are: ask or embedding.
         shuffled: Whether every query gets another's answer.
+        weight: How much words steer the generator.
     """
     parts = {"queries": queries, "wording": wording, "twins": twins, "retrieval": retrieval, "clones": clones,
              "questions": questions}  # fmt: skip
@@ -530,7 +555,7 @@ def check_text(
         raise ValueError(f"part is one of {', '.join(parts)} and leaks, got {part!r}")
     more: dict[str, Any] = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
     if part == "queries":
-        more |= {"file": file, "show": show, "method": method, "shuffled": shuffled}
+        more |= {"file": file, "show": show, "method": method, "shuffled": shuffled, "weight": weight}
     elif part == "twins":
         more["method"] = method
     found = leaks(**more) if part == "leaks" else parts[part](ArchBERT.load(checkpoint), **more)
