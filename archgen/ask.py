@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
+from archgen.checks import check_counts
 from archgen.describe import describe as caption
 from archgen.hub import resolve
-from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline, check_counts
+from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
 from archgen.show import draw_all, print_table, write_lines
 from archgen.space import load_space, read_architectures
 from archgen.text import ArchBERT

@@ -25,6 +25,7 @@ COMMANDS = {  # the module that holds the function, and what it does; imported w
     "fit": ("archgen.fit", "train generated networks on your images: one, or a list"),
     "search": ("archgen.search", "find the best networks with few measurements"),
     "train": ("archgen.train", "train what a recipe names"),
+    "corpus": ("archgen.corpus", "texts about a space, each with what it means, as a file"),
     "train_text": ("archgen.train_text", "train ArchBERT and its reader of requests"),
     "train_told": ("archgen.train_told", "train the network that texts steer"),
     "finetune": ("archgen.finetune", "teach a checkpoint new columns, or a new space, from a small table"),
@@ -169,10 +170,10 @@ def build(
     """
     import torch
 
+    from archgen.checks import check_counts
+
     sizes = {"num_classes": num_classes, "in_channels": in_channels, "resolution": resolution}
-    for name, value in sizes.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is at least 1, got {value}")
+    check_counts(**sizes)
     architecture, network, shape = _network(arch, space, skeleton, **sizes)
     with torch.no_grad():
         logits = tuple(network(torch.zeros(1, *shape)).shape)

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from archgen.adapt import adapted
+from archgen.checks import check_counts
 from archgen.denoiser import GraphDenoiser
 from archgen.guidance import LegalDecision
 from archgen.hub import resolve
@@ -98,9 +99,7 @@ def finetune(
 
 
 def _checked_folder(out: str, recipe: dict[str, Any]) -> Path:
-    for name in ("max_steps", "batch_size", "pool_size", "save_every"):
-        if recipe[name] < 1:
-            raise ValueError(f"{name} is at least 1, got {recipe[name]}")
+    check_counts(**{name: recipe[name] for name in ("max_steps", "batch_size", "pool_size", "save_every")})
     if (Path(out) / "model_index.json").exists():
         raise ValueError(f"{out} holds a checkpoint already; choose another folder")
     return Path(out)

@@ -20,6 +20,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from archgen.checks import check_counts
 from archgen.classifier import describe, read_network, read_weights
 from archgen.graph import Architecture
 from archgen.hub import BadFile, brief, replacing
@@ -250,9 +251,7 @@ def fit(
     given = locals()
     changed = {name: given[name] for name in asdict(Recipe()) if given.get(name) is not None}
     recipe = replace(PRESETS[preset], **changed)
-    for name in ("accumulate", "seeds"):
-        if given[name] < 1:
-            raise ValueError(f"{name} is at least 1, got {given[name]}")
+    check_counts(accumulate=accumulate, seeds=seeds)
     chosen = None if space is None else load_space(space)
     architectures = rescale(read_architectures(archs, chosen, seed), skeleton)
     many = len(architectures) > 1 or seeds > 1

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from archgen.benchmark import READABLE, Table
+from archgen.checks import check_counts
 from archgen.hub import brief
 from archgen.space import SearchSpace, load_space, read_architectures
 
@@ -239,11 +240,8 @@ def latency(
     Raises:
         ValueError: If the request is at fault, or no network could be measured; nothing is written then.
     """
-    sizes = {"batch_size": batch_size, "threads": threads, "in_channels": in_channels, "rounds": rounds,
-             "resolution": resolution, "num_classes": num_classes}  # fmt: skip
-    for name, value in sizes.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is at least 1, got {value}")
+    check_counts(batch_size=batch_size, threads=threads, in_channels=in_channels, rounds=rounds)
+    check_counts(resolution=resolution, num_classes=num_classes)
     if not 0 < seconds < math.inf:
         raise ValueError(f"seconds is a number above 0, got {seconds}")
     where, members = _members(archs, space, seed)

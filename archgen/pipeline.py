@@ -17,6 +17,7 @@ from torch import Tensor
 
 # The components are imported by module, since from_pretrained looks them up among the loaded modules.
 from archgen.benchmark import Table
+from archgen.checks import check_counts
 from archgen.constraint import Bound, Constraint
 from archgen.denoiser import GraphDenoiser
 from archgen.gradient import NoisyPredictor, Pull
@@ -562,13 +563,6 @@ class ArchitecturePipeline(DiffusionPipeline):
         if change > len(self.space.holes):
             raise ValueError(f"{self.space.name} has {len(self.space.holes)} holes, cannot change {change}")
         return self.space.encode(architecture)
-
-
-def check_counts(**counts: int | None) -> None:
-    """Refuse what is no whole number of at least 1; absent ones are left."""
-    for name, value in counts.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} is a whole number of at least 1, got {value!r}")
 
 
 def _listed(names: str | Iterable[str]) -> list[str]:

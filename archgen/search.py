@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from archgen.baselines import BASELINES, Method
 from archgen.benchmark import BudgetExhausted, Table, find_table, join
+from archgen.checks import check_counts
 from archgen.constraint import Constraint
 from archgen.curves import Optimum, summarize
 from archgen.explore import explore
@@ -86,9 +87,7 @@ def search(
     methods = [word.strip() for word in method.split(",") if word.strip()]
     if unknown := [name for name in methods if name not in METHODS]:
         raise ValueError(f"no method {unknown[0]!r}; there are {', '.join(METHODS)}")
-    for name, value in (("budget", budget), ("trials", trials), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} is at least 1, got {value}")
+    check_counts(budget=budget, trials=trials, batch_size=batch_size)
     if (table is None) == (data is None):
         raise ValueError("a search needs either a --table to look networks up in, or --data to train them on")
     if minimize is not None and (narrow := [name for name in methods if not METHODS[name].pareto]):

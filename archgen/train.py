@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
+from archgen.checks import check_counts
 from archgen.denoiser import GraphDenoiser, reachable_range
 from archgen.descent import Descent
 from archgen.evaluate import evaluate
@@ -111,9 +112,7 @@ def train(
     network, optim, events = network or Network(), optim or Optim(), events or Events()
     if process not in ("absorbing", "ve"):
         raise ValueError(f"process is 'absorbing' or 've', got {process!r}")
-    for name in ("max_steps", "batch_size", "pool_size", "save_every"):
-        if recipe[name] < 1:
-            raise ValueError(f"{name} is at least 1, got {recipe[name]}")
+    check_counts(max_steps=max_steps, batch_size=batch_size, pool_size=pool_size, save_every=save_every)
     where = load_space(space)
     names = where.cost.names if costs is None else costs
     pool = make_pool(where, names, labels or {}, pool_size, label_limit, complete_labels, seed)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
-from itertools import combinations
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,60 +18,27 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 from transformers import BertModel, PreTrainedTokenizerFast
 
-from archgen.caption import Text, Writer
-from archgen.constraint import neighbours
+from archgen.caption import Text
+from archgen.checks import check_counts
+from archgen.corpus import Corpus, Lesson, Lessons, Mixture
 from archgen.descent import Descent
-from archgen.describe import described
-from archgen.graph import Architecture
 from archgen.hub import replacing_folder
-from archgen.phrases import is_held_out
-from archgen.reading import END, INDEX, MARKERS, PAD, SPACES, START, Unreadable, spelled
-from archgen.space import SearchSpace
+from archgen.reading import END, INDEX, MARKERS, PAD, SPACES, START, spelled
 from archgen.text import MOST_TOKENS, ArchBERT, ArchBERTConfig, all_labels
 from archgen.trainer import make_accelerator
-from archgen.vocabulary import Facts, facts_of
+from archgen.vocabulary import facts_of
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of all-MiniLM-L6-v2's weights
-UNSEEN = 0.1  # share of networks, in whatever encoding, that are kept from training
 COMMON = 12_000  # of BERT's words, by frequency, are kept beside those of the corpus
-SORTED = 4  # batches of texts that are sorted by length before one is taken
 MATCHED = 16  # texts of a batch whose pairs get the fine score
-OTHERS = 64  # architectures of a batch that are drawn without looking at its texts
 CLONE_SCALE = 20.0  # of the cosine of two architectures
-CLONES = 0.4  # share of the steps that look at clones, of those that look at architectures
 HARD = {"request": 1, "caption": 6}  # near architectures that a text is false of, for the fine score
 HIDDEN = {"request": 0.15, "caption": 1.0}  # share of the nodes that are hidden; all where the text tells them
 MASKED = {"request": 1.0, "caption": 4.0}  # weight of guessing them
-LETTERS = 90  # a text on average, at most: batches of longer ones hold fewer
-
-Codes = Int[Tensor, "archs holes"]
-Architectures = list[Architecture]
-Truth = Bool[Tensor, "texts archs"]
-
-
-@dataclass
-class Mixture:
-    """Shares of the texts; the rest are requests.
-
-    Args:
-        caption: Share of the batches that hold descriptions of architectures, a third as many as other texts.
-        unknown: Requests for what the space has no word for.
-        unrelated: Texts that are no requests.
-        anything: Requests that say nothing more.
-        question: Questions about an architecture.
-        looking: Share of the other batches that look at architectures too; descriptions always do.
-    """
-
-    caption: float = 0.2
-    unknown: float = 0.1
-    unrelated: float = 0.09
-    anything: float = 0.015
-    question: float = 0.08
-    looking: float = 0.5
 
 
 def train_text(
@@ -126,6 +91,7 @@ def train_text(
     folder = Path(out)
     accelerator = make_accelerator(folder / "state", mixed_precision, trackers, recipe)
     torch.manual_seed(seed)
+    check_counts(max_steps=max_steps, batch_size=batch_size, save_every=save_every)
     corpora = {name: Corpus(facts_of(name), "without" if held_out else "all") for name in shares}
     model = fresh_model(encoder, corpora, seed)
     mixture = mixture or Mixture()
@@ -233,206 +199,6 @@ def smaller_tokenizer(tokenizer: PreTrainedTokenizerFast, kept: list[int]) -> Pr
     return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=MOST_TOKENS, **names)
 
 
-# ---- what it learns from --------------------------------------------------------------------------------------------
-class Corpus:
-    """Texts about one space, and architectures for them.
-
-    Args:
-        facts: Of the space.
-        held_out: Which phrases, see `Writer`, and which architectures: `without` those that are kept from training,
-            `all`, or only those.
-    """
-
-    def __init__(self, facts: Facts, held_out: str):
-        self.facts, self.writer, self.held_out = facts, Writer(facts, held_out), held_out
-
-    def decoded(self, codes: Codes) -> tuple[Architectures, Codes]:
-        """Those of some architectures that belong to this corpus, and their codes."""
-        found = self.facts.space.decode_all(codes)
-        if self.held_out == "all":
-            return found, codes
-        own = [is_held_out(one.hash, UNSEEN) != (self.held_out == "without") for one in found]
-        return [one for one, here in zip(found, own, strict=True) if here], codes[torch.tensor(own, dtype=torch.bool)]
-
-    def text(self, random: Random, mixture: Mixture) -> Text:
-        """One text of any kind but captions."""
-        shares = (mixture.unknown, mixture.unrelated, mixture.anything, mixture.question)
-        kinds = ["unknown", "unrelated", "anything", "question", "request"]
-        kind = random.choices(kinds, [*shares, 1 - sum(shares)])[0]
-        return getattr(self.writer, kind)(random)
-
-    def texts(self, count: int, random: Random, mixture: Mixture) -> list[Text]:
-        """So many requests and other short texts, of similar length."""
-        many: list[Text] = []
-        while len(many) < SORTED * count:
-            text = self.text(random, mixture)
-            try:
-                spelled(text)
-            except Unreadable:
-                continue
-            many.append(text)
-        many.sort(key=lambda text: len(text.text))
-        start = random.randrange(SORTED) * count
-        chosen = many[start : start + count]
-        return chosen[: max(8, count * LETTERS // max(LETTERS, len(chosen[-1].text)))]
-
-    def captions(self, count: int, random: Random) -> tuple[list[Text], Codes]:
-        """Descriptions, so many or a few less, and the codes of the architectures that they describe."""
-        rows = [random.randrange(len(self.facts.members)) for _ in range(count)]
-        found, codes = self.decoded(self.facts.members[rows])
-        return [described(one, self.facts, random) for one in found], codes
-
-    def of_requests(self, texts: list[Text], random: Random) -> tuple[Architectures, Truth]:
-        """Architectures of which requests are true, neighbours of which they are false, and others.
-
-        Returns:
-            Them, and of which of them each text is true.
-        """
-        facts, asked, rows = self.facts, [], []
-        generator = torch.Generator().manual_seed(random.getrandbits(60))
-        for text in texts:
-            if text.kind == "request" and text.request:
-                met = facts.holds(text.request, facts.table).nonzero().flatten()
-                if len(met):
-                    asked.append(text)
-                    rows.append(met[random.randrange(len(met))])
-        chosen = [self._others(generator)]
-        if asked:
-            right = facts.members[torch.stack(rows)]
-            near = self._near(right, 6, generator)
-            values, start = facts.of(torch.cat(near)), 0
-            for text, others in zip(asked, near, strict=True):
-                part = slice(start, start := start + len(others))
-                wrong = others[~facts.holds(text.request, {name: value[part] for name, value in values.items()})]
-                chosen.append((wrong if len(wrong) else others)[:1])
-            chosen.append(right)
-        found, codes = self.decoded(torch.cat(chosen).unique(dim=0))
-        values = facts.of(codes)
-        true = torch.zeros(len(texts), len(codes), dtype=torch.bool)
-        for index, text in enumerate(texts):
-            if text.kind == "request" and text.request:
-                true[index] = facts.holds(text.request, values)
-        return found, true
-
-    def of_captions(self, described: Codes, random: Random) -> tuple[Architectures, Truth]:
-        """Those described, for each some neighbours and some with the same choices in other places, and others.
-
-        Returns:
-            Them, and of which of them each caption is true.
-        """
-        generator = torch.Generator().manual_seed(random.getrandbits(60))
-        changed = self._near(described, 4, generator)
-        moved = self._near(described, 4, generator, swapped)
-        found, codes = self.decoded(torch.cat([self._others(generator), described, *changed, *moved]).unique(dim=0))
-        return found, (described[:, None] == codes).all(-1)
-
-    def edited(self, random: Random) -> tuple[Architectures, Architectures]:
-        """Architectures of this corpus, and each of them with one change, to one of training where they are."""
-        generator = torch.Generator().manual_seed(random.getrandbits(60))
-        first, codes = self.decoded(self._others(generator))
-        near = self._near(codes, 4, generator)
-        first = [one for one, others in zip(first, near, strict=True) if len(others)]
-        second = self.facts.space.decode_all(torch.cat([others[:1] for others in near]))
-        allowed = [self.held_out != "without" or not is_held_out(one.hash, UNSEEN) for one in second]
-        kept = [pair for pair, here in zip(zip(first, second, strict=True), allowed, strict=True) if here]
-        return [one for one, _ in kept], [other for _, other in kept]
-
-    def _near(
-        self,
-        codes: Codes,
-        count: int,
-        generator: torch.Generator,
-        changes: Callable[[SearchSpace, Int[Tensor, "one holes"]], Codes] = neighbours,
-    ) -> list[Codes]:
-        """For each of some architectures at most so many members one change away, in random order."""
-        parts = []
-        for row in codes:
-            near = changes(self.facts.space, row[None])
-            near = near[(near != row).any(-1)]
-            parts.append(near[torch.randperm(len(near), generator=generator)[: 2 * count]])
-        good = self.facts.space.feasible(torch.cat(parts)).split([len(part) for part in parts])
-        return [part[here][:count] for part, here in zip(parts, good, strict=True)]
-
-    def _others(self, generator: torch.Generator) -> Codes:
-        return self.facts.members[torch.randint(len(self.facts.members), (OTHERS,), generator=generator)]
-
-
-def swapped(space: SearchSpace, codes: Int[Tensor, "one holes"]) -> Codes:
-    """A code with two of its choices exchanged, in every way that changes it."""
-    holes, row = space.holes, codes[0]
-    pairs = [(i, j) for i, j in combinations(range(len(holes)), 2) if holes[i].options == holes[j].options]
-    first, second = torch.tensor([(i, j) for i, j in pairs if row[i] != row[j]], dtype=torch.long).view(-1, 2).T
-    result = row.repeat(len(first), 1)
-    places = torch.arange(len(first))
-    result[places, first], result[places, second] = row[second], row[first]
-    return result
-
-
-@dataclass
-class Lesson:
-    """What one step learns from.
-
-    Attributes:
-        space: Its name.
-        captions: Whether the texts describe architectures.
-        texts: All texts.
-        graphs: Architectures, if any are looked at.
-        true: Of which of them each text is true.
-        edited: Architectures and behind them what one change made of each, if clones are looked at.
-    """
-
-    space: str
-    captions: bool
-    texts: list[Text]
-    graphs: Batch | None = None
-    true: Truth | None = None
-    edited: Batch | None = None
-
-
-class Lessons(Dataset):
-    """Every draw depends on the seed, the step and the process alone.
-
-    Args:
-        corpora: For each space its texts.
-        shares: For each space its share.
-        mixture: Kinds of texts.
-        batch_size: Texts of a step.
-        marks: For each step what its draws begin from.
-    """
-
-    def __init__(
-        self, corpora: dict[str, Corpus], shares: dict[str, float], mixture: Mixture, batch_size: int, marks: list[int]
-    ):
-        self.corpora, self.shares, self.mixture = corpora, shares, mixture
-        self.batch_size, self.marks = batch_size, marks
-
-    def __len__(self) -> int:
-        return len(self.marks)
-
-    def __getitem__(self, index: int) -> Lesson:
-        random = Random(self.marks[index])
-        (space,) = random.choices([*self.shares], [*self.shares.values()])
-        corpus = self.corpora[space]
-        captions = random.random() < self.mixture.caption
-        if captions:
-            texts, described = corpus.captions(max(8, self.batch_size // 3), random)
-            found, true = corpus.of_captions(described, random)
-        else:
-            texts = corpus.texts(self.batch_size, random, self.mixture)
-            if random.random() >= self.mixture.looking:
-                return Lesson(space, captions, texts)
-            found, true = corpus.of_requests(texts, random)
-        lesson = Lesson(space, captions, texts, _batch(found), true)
-        if random.random() < CLONES:
-            first, second = corpus.edited(random)
-            lesson.edited = _batch([*first, *second])
-        return lesson
-
-
-def _batch(architectures: Architectures) -> Batch:
-    return Batch.from_data_list([one.to_pyg() for one in architectures])
-
-
 # ---- learning -------------------------------------------------------------------------------------------------------
 class Run:
     """One training run.
@@ -496,13 +262,14 @@ class Run:
         ids, _ = model.tokens([text.text for text in lesson.texts], lesson.space)
         with self.accelerator.autocast(), quick_attention(model.device):
             memory, embedded = model.encode_tokens(**ids)
-            losses = {} if lesson.graphs is None else self._looking(lesson, memory, ids, embedded, random)
+            mask = ids["attention_mask"]
+            losses = {} if lesson.graphs is None else self._looking(lesson, memory, mask, embedded, random)
             if self.objective == "archgen":
-                losses["reading"] = self._reading(lesson.texts, memory, ids["attention_mask"])
+                losses["reading"] = self._reading(lesson.texts, memory, mask)
         return losses or {"nothing": 0.0 * embedded.sum()}
 
     def _looking(
-        self, lesson: Lesson, memory: Tensor, ids: dict[str, Tensor], embedded: Tensor, random: Random
+        self, lesson: Lesson, memory: Tensor, mask: Tensor, embedded: Tensor, random: Random
     ) -> dict[str, Tensor]:
         """Losses of architectures beside texts; none where every text is true of all of them, or of none."""
         model, device, rows = self.model, self.model.device, self.rows[lesson.space]
@@ -516,12 +283,11 @@ class Run:
         text, arch, label = drawn_pairs(true, score.detach(), lesson.captions, random)
         told = Batch.from_data_list(graphs.index_select(arch[label]))
         kind = "caption" if lesson.captions else "request"
-        tokens = memory[text[label]], ids["attention_mask"][text[label]]
-        losses = {"masked": self._masked(told, rows, *tokens, kind, random)}
+        losses = {"masked": self._masked(told, rows, memory[text[label]], mask[text[label]], kind, random)}
         if self.objective == "archbert":
             cosine = (embedded[text] * vectors[arch]).sum(-1).float()
             return losses | {"cosine": F.mse_loss(cosine, label.float())}
-        odds, _ = model.match(nodes[arch], there[arch], memory[text], ids["attention_mask"][text])
+        odds, _ = model.match(nodes[arch], there[arch], memory[text], mask[text])
         losses["match"] = F.binary_cross_entropy_with_logits(odds.float(), label.float())
         contrast = contrastive(score[useful], true[useful]) + contrastive(score[useful].T, true[useful].T)
         losses["contrast"] = 0.5 * contrast
@@ -549,7 +315,8 @@ class Run:
         """Masked architecture modelling: hidden nodes are guessed from the others and a text that is true."""
         model = self.model
         generator = torch.Generator().manual_seed(random.getrandbits(60))
-        hidden = (torch.rand(graphs.num_nodes, generator=generator) < HIDDEN[kind]).to(memory.device)
+        chance = torch.rand(graphs.num_nodes, generator=generator)
+        hidden = (chance < max(HIDDEN[kind], chance.min().item() + 1e-6)).to(memory.device)  # at least one
         nodes, there, _ = model.encode_graphs(graphs, rows, hidden)
         _, seen = model.match(nodes, there, memory, mask)
         logits = model.label_head(seen[there][hidden]).float()

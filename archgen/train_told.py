@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from archgen.checks import check_counts
+from archgen.corpus import Corpus, Mixture
 from archgen.denoiser import GraphDenoiser, Text
 from archgen.descent import Descent
 from archgen.hub import replacing_folder
 from archgen.pipeline import ArchitecturePipeline
 from archgen.scheduler import AbsorbingScheduler
 from archgen.text import ArchBERT
-from archgen.train_text import Corpus, Mixture
 from archgen.trainer import make_accelerator
 from archgen.vocabulary import facts_of
 
@@ -55,6 +56,7 @@ def train_told(
         mixed_precision: `no`, `bf16` or `fp16`.
     """
     recipe = dict(locals())
+    check_counts(max_steps=max_steps, batch_size=batch_size, save_every=save_every)
     folder = Path(out)
     pipeline, reader = ArchitecturePipeline.load(checkpoint), ArchBERT.load(text)
     corpus = Corpus(facts_of(pipeline.space.name), "without")

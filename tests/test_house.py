@@ -18,7 +18,7 @@ from archgen.space import load_space
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (  # a module imports only from layers before its own
-    {"graph", "hub", "synchronize"},
+    {"graph", "hub", "synchronize", "checks"},
     {"space", "images", "results", "plot", "pareto", "calibrate", "gaussian", "unpickle"},
     {"build", "features", "ensemble", "evidence"},
     {"spaces"},
@@ -43,6 +43,7 @@ LAYERS = (  # a module imports only from layers before its own
     {"sampler", "curves", "explore", "baselines", "caption"},
     {"reading"},
     {"beams", "describe"},
+    {"corpus"},
     {"text"},
     {"understand", "train_text"},
     {"pipeline"},

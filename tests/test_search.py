@@ -306,7 +306,7 @@ def test_the_command_writes_curves_and_a_figure(table, tmp_path, capsys):
         (["--target", "acc_pct", "--method", "magic"], "no method 'magic'"),
         ([], "--target"),
         (["--target", "acc"], "no column 'acc'"),
-        (["--target", "acc_pct", "--budget", "0"], "budget is at least 1"),
+        (["--target", "acc_pct", "--budget", "0"], "budget is a whole number of at least 1"),
         (["--target", "acc_pct", "--data", "digits"], "either a --table"),
         (["--target", "acc_pct", "--transfer", "nothing"], "no column 'nothing'"),
         (["--target", "acc_pct", "--where", "latency_ms <= -1"], "no network"),

@@ -1,23 +1,17 @@
 """Training of ArchBERT: texts have the architectures they are true of, losses mean what they say, runs resume."""
 
+import json
 from random import Random
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from archgen.constraint import Constraint
+from archgen.corpus import Corpus, Mixture, corpus, swapped
 from archgen.descent import Descent
 from archgen.pipeline import ArchitecturePipeline
-from archgen.train_text import (
-    Corpus,
-    Mixture,
-    Run,
-    balance,
-    contrastive,
-    drawn_pairs,
-    swapped,
-    train_text,
-)
+from archgen.train_text import Run, balance, contrastive, drawn_pairs, train_text
 from archgen.train_told import train_told
 from archgen.vocabulary import facts_of
 
@@ -142,3 +136,20 @@ def test_a_generator_that_hears_keeps_all_it_had_and_goes_on_where_it_was_stoppe
     assert all(torch.equal(left[key], right[key]) for key in left)
     result = one(n=8, text="no pooling", text_weight=2.0, generator=torch.Generator().manual_seed(0))
     assert not any("pool" in str(architecture) for architecture in result.architectures)
+
+
+def test_a_corpus_is_a_file_whose_constraints_hold_as_often_as_it_says(tmp_path):
+    corpus("nasbench201", 24, seed=1, out=str(tmp_path / "one.jsonl"))
+    corpus("nasbench201", 24, seed=1, out=str(tmp_path / "other.jsonl"))
+    lines = (tmp_path / "one.jsonl").read_text().splitlines()
+    assert lines == (tmp_path / "other.jsonl").read_text().splitlines() and len(lines) == 24
+    records, facts = list(map(json.loads, lines)), facts_of("nasbench201")
+    meant = [record for record in records if record["kind"] == "request"]
+    assert meant and all(
+        Constraint(record["where"], facts.space).holds(facts.members).double().mean().item()
+        == pytest.approx(record["true of"], abs=1e-6)
+        for record in meant
+    )
+    with pytest.raises(ValueError, match="held_out"):
+        corpus("nasbench201", held_out="some", out=str(tmp_path / "none.jsonl"))
+    assert not (tmp_path / "none.jsonl").exists()

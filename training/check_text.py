@@ -31,11 +31,12 @@ from tqdm.auto import tqdm
 from archgen.ask import answer, answers, ranked
 from archgen.caption import Text, Writer
 from archgen.constraint import Constraint
+from archgen.corpus import Corpus, Mixture
 from archgen.describe import describe
 from archgen.guidance import Telling
 from archgen.pipeline import ArchitecturePipeline
 from archgen.text import ArchBERT
-from archgen.train_text import Corpus, Mixture, drawn_pairs
+from archgen.train_text import drawn_pairs
 from archgen.understand import (
     ALIKE,
     Refused,
