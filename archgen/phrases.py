@@ -20,6 +20,7 @@ from archgen.numerals import large_number, rounded, small_number
 from archgen.vocabulary import OPERATIONS, Facts
 
 HELD_OUT = 0.15  # share of phrases, and of nouns, that are kept from training
+USUAL = 4  # phrases that a list begins with, which are said most: none of them is held out
 LEAST_HELD = 6  # of a list with fewer phrases none is held out
 BEYOND = 0.05  # share of sizes that are far from any that there is
 START, MIDDLE, END = "\x01", "\x02", "\x03"  # around the number and the text of what is a number
@@ -95,6 +96,11 @@ def is_held_out(phrase: str, share: float = HELD_OUT) -> bool:
     return zlib.crc32(phrase.encode()) % 1000 < 1000 * share
 
 
+def kept_back(forms: list[str]) -> list[str]:
+    """Those of a list that are kept from training, none of what is said most among them."""
+    return [form for form in forms[USUAL:] if is_held_out(form)] if len(forms) >= LEAST_HELD else []
+
+
 @cache
 def bank(held_out: str) -> dict[str, Any]:
     """The language with, in each of its lists, the phrases that `Phrases` asks for, all of them if there are few."""
@@ -103,9 +109,10 @@ def bank(held_out: str) -> dict[str, Any]:
         if isinstance(part, dict):
             return {key: kept(value) for key, value in part.items()}
         forms = [str(form) for form in part]
-        if len(forms) < LEAST_HELD or held_out == "all":
+        if held_out == "all":
             return forms
-        return [form for form in forms if is_held_out(form) == (held_out == "phrases")] or forms
+        held = kept_back(forms)
+        return (held or forms) if held_out == "phrases" else [form for form in forms if form not in held]
 
     return kept(language())
 
@@ -473,7 +480,8 @@ class Phrases:
 
     def _word(self, random: Random) -> Phrase:
         weights = [
-            3 if name in ("small", "large", "fast", "deep", "shallow", "tiny", "huge") else 1 for name in self.words
+            3 if name in ("small", "large", "fast", "deep", "shallow", "tiny", "huge", "residual") else 1
+            for name in self.words
         ]
         name = random.choices(list(self.words), weights)[0]
         table = self.bank["both_convs"] if name == "both_convs" else self.bank["words"][name]
