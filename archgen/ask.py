@@ -171,7 +171,9 @@ def describe(arch: str, space: str | None = None, question: str | None = None) -
         if question is None:
             print(caption(architecture, facts_of(architecture.space.name)))
             continue
-        print(answered(question, architecture))
+        reply = answered(question, architecture)
+        print(f"archgen: read as {reply.asked}", file=sys.stderr)
+        print(reply)
 
 
 def find(text: str, among: str = "-", n: int = 10, out: str | None = None) -> None:

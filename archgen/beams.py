@@ -72,6 +72,7 @@ def search(
     logits: Callable[[Tensor], Tensor],
     embed: Callable[[Tensor, int], Tensor],
     admit: Bool[Tensor, "texts vocabulary"],
+    begin: int = BEGIN,
 ) -> tuple[Int[Tensor, "texts beams length"], Float[Tensor, "texts beams"]]:
     """The most probable sequences of tokens for each text, and their log-probabilities.
 
@@ -80,6 +81,7 @@ def search(
         logits: Of the next token, from what the last layer says.
         embed: Of the last tokens written, with their position.
         admit: Which tokens may stand for each text at all.
+        begin: State of the grammar before the first token.
     """
     count, device = len(admit), admit.device
     table = transitions().to(device)
@@ -87,7 +89,7 @@ def search(
     written[:, :, 0] = INDEX[START]
     score = torch.full((count, BEAM), -torch.inf, device=device)
     score[:, 0] = 0
-    final, state = score.clone(), torch.full((count, BEAM), BEGIN, device=device)
+    final, state = score.clone(), torch.full((count, BEAM), begin, device=device)
     going, row = torch.arange(count, device=device), torch.arange(count, device=device)[:, None]
     for place in range(1, LONGEST):
         h = embed(written[going, :, place - 1], place - 1)

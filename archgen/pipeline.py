@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,11 @@ class ArchitecturePipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, checkpoint: str | Path, **kwargs: Any) -> ArchitecturePipeline:
         """As `DiffusionPipeline.from_pretrained`, for the names of shipped checkpoints too; reads safetensors only."""
-        return super().from_pretrained(resolve(checkpoint), use_safetensors=True, **kwargs)
+        pipeline = super().from_pretrained(resolve(checkpoint), use_safetensors=True, **kwargs)
+        networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+        for parameter in chain.from_iterable(network.parameters() for network in networks):
+            parameter.data = parameter.data.clone()  # where a file has them they are not aligned, and round otherwise
+        return pipeline
 
     @property
     def conditions(self) -> list[str]:

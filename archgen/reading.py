@@ -133,9 +133,9 @@ def _predicate(tokens: list[str], numbers: list[Mention]) -> Predicate:
 
 
 # ---- the grammar ----------------------------------------------------------------------------------------------------
-STATES = 14
+STATES = 15
 BEGIN, LEFT_COST, LEFT, LEFT_PLUS, AGAINST_COST, AGAINST, RIGHT = range(7)
-RIGHT_PLUS, VALUE, NEXT, LAST, DONE, ASKED, ASKED_PLUS = range(7, STATES)
+RIGHT_PLUS, VALUE, NEXT, LAST, DONE, ASKED, ASKED_PLUS, QUESTION = range(7, STATES)
 
 
 @cache
@@ -152,8 +152,9 @@ def transitions() -> Int[Tensor, "states tokens"]:
         allow(state, others, LEFT)
     allow(BEGIN, [UNRELATED, UNKNOWN], LAST)
     allow(BEGIN, [END], DONE)
-    allow(BEGIN, [WHETHER], NEXT)
-    allow(BEGIN, [HOW], ASKED_PLUS)
+    for state in (BEGIN, QUESTION):
+        allow(state, [WHETHER], NEXT)
+        allow(state, [HOW], ASKED_PLUS)
     allow(ASKED_PLUS, [name for name in ALL if name not in WISHES], ASKED)
     allow(ASKED, ["+"], ASKED_PLUS)
     allow(ASKED, [END], DONE)

@@ -24,7 +24,7 @@ from archgen.beams import CachedLayer, search
 from archgen.graph import Architecture
 from archgen.hub import component, reading
 from archgen.numerals import Mention
-from archgen.reading import END, KINDS, LONGEST, PAD, TOKENS, admitted, prepared, requested
+from archgen.reading import BEGIN, END, KINDS, LONGEST, PAD, TOKENS, admitted, prepared, requested
 from archgen.space import SearchSpace, load_space
 from archgen.vocabulary import ATTRIBUTES, Request, check_words
 
@@ -324,19 +324,24 @@ class ArchBERT(PreTrainedModel):
         h = self.reader(h, memory, tgt_mask=causal, memory_key_padding_mask=mask == 0)
         return self.token_head(h)
 
-    def read(self, texts: Sequence[str], space: str) -> list[tuple[list[Reading], Tokens]]:
+    def read(self, texts: Sequence[str], space: str, begin: int = BEGIN) -> list[tuple[list[Reading], Tokens]]:
         """The most probable ways to understand each text, the best first, by beam search under the grammar.
+
+        Args:
+            texts: What users typed.
+            space: Name of the space that is spoken of.
+            begin: State of the grammar to begin in: `BEGIN`, or `QUESTION` if nothing else is admitted.
 
         Returns:
             For each text these, and its tokens as reader and fine score see them, with where they are.
         """
         found: dict[int, tuple[list[Reading], Tokens]] = {}
         for part in together(texts):
-            found |= zip(part, self._read([texts[index] for index in part], space), strict=True)
+            found |= zip(part, self._read([texts[index] for index in part], space, begin), strict=True)
         return [found[index] for index in range(len(texts))]
 
     @torch.inference_mode()
-    def _read(self, texts: Sequence[str], space: str) -> list[tuple[list[Reading], Tokens]]:
+    def _read(self, texts: Sequence[str], space: str, begin: int) -> list[tuple[list[Reading], Tokens]]:
         ids, numbers = self.tokens(texts, space)
         memory, _ = self.encode_tokens(**ids)
         admit = torch.stack([admitted(space, len(one)) for one in numbers]).to(self.device)
@@ -346,6 +351,7 @@ class ArchBERT(PreTrainedModel):
             lambda h: self.token_head(self.reader.norm(h)),
             lambda tokens, place: self.token(tokens) + self.position.weight[place],
             admit,
+            begin,
         )
         readings = [self._readings(*found) for found in zip(written, score, numbers, strict=True)]
         return [*zip(readings, unpadded(memory, ids["attention_mask"]), strict=True)]

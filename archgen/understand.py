@@ -16,7 +16,7 @@ from torch_geometric.data import Batch
 
 from archgen.constraint import Infeasible
 from archgen.graph import Architecture
-from archgen.reading import HOW, KINDS, UNKNOWN, UNRELATED, WHETHER
+from archgen.reading import HOW, KINDS, QUESTION, UNKNOWN, UNRELATED, WHETHER
 from archgen.text import MOST_TOKENS, ArchBERT, Reading, Tokens
 from archgen.vocabulary import MILLIONS, Clause, Facts, Predicate, Request, countable, facts_of
 
@@ -158,10 +158,12 @@ class Answer:
 
     Attributes:
         value: A number, or whether something is so.
+        asked: What the question was read as.
         unit: Of the number.
     """
 
     value: float | bool
+    asked: str
     unit: str = ""
 
     def __str__(self) -> str:
@@ -186,16 +188,18 @@ def answered(question: str, architecture: Architecture, model: ArchBERT | None =
     facts, model = facts_of(space.name), model or text_model()
     values = facts.of(space.encode(architecture)[None])
     ((readings, _),) = model.read([question], space.name)
-    kind = _most_probable_kind(readings)
-    if kind not in (HOW, WHETHER):
+    if _most_probable_kind(readings) in (UNKNOWN, UNRELATED):
         raise Refused("this is no question about an architecture; ask how many, how much, or whether it has something")
+    ((readings, _),) = model.read([question], space.name, QUESTION)
+    kind = _most_probable_kind(readings)
     request = next(reading.request for reading in readings if reading.kind == kind)
     if kind == HOW:
         names = facts.expand(request[0][0].left)
-        return Answer(sum(values[name].item() for name in names), "million" if names[0] in MILLIONS else "")
+        asked = f"how much of {' + '.join(request[0][0].left)}"
+        return Answer(sum(values[name].item() for name in names), asked, "million" * (names[0] in MILLIONS))
     if len(countable(request)) < len(request):
         raise Refused("what is asked is measured, not counted; the column predicted of archgen sample estimates it")
-    return Answer(bool(facts.met(request, values).all()))
+    return Answer(bool(facts.met(request, values).all()), f"whether {'; '.join(map(written, request))}")
 
 
 @cache

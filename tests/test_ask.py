@@ -176,8 +176,9 @@ def test_questions_are_answered_of_networks_without_a_path_too():
     assert str(answered("does it have a 3x3 convolution?", cell)) == "yes"
     assert str(answered("how many skip connections does it have?", cell)) == "1"
     assert str(answered("how many parameters does it have?", cell)).endswith(" million")
+    assert str(answered("depth?", cell)) == "-1" and answered("depth?", cell).asked == "how much of depth"
     with pytest.raises(Refused, match="no question"):
-        answered("no pooling please", cell)
+        answered("what is the weather today?", cell)
 
 
 def test_what_would_not_be_read_whole_is_refused():
