@@ -87,13 +87,18 @@ class Descent:
         self.begin = self.step = int(saved.get("step", 0))
         self.seconds, self.losses = float(saved.get("seconds", 0.0)), dict(saved.get("losses", {}))
 
-    def steps(self) -> Iterator[int]:
-        """All steps that are left, behind a bar; each of them is to call `down` once."""
-        started, before, main = time.monotonic(), self.seconds, self.accelerator.is_main_process
+    def marks(self, seed: int) -> list[int]:
+        """For each step that is left what its draws begin from: by the seed, the step and the process alone."""
         left = range(self.begin, self.max_steps)
-        bar = tqdm(left, "steps", self.max_steps, initial=self.begin, disable=not main)
-        for self.step in bar:
-            yield self.step
+        return [(seed * 1_000_003 + step) * 1024 + self.accelerator.process_index for step in left]
+
+    def steps(self, seed: int) -> Iterator[int]:
+        """The marks of all steps that are left, behind a bar; each step is to call `down` once."""
+        started, before, main = time.monotonic(), self.seconds, self.accelerator.is_main_process
+        marks = self.marks(seed)
+        bar = tqdm(marks, "steps", self.max_steps, initial=self.begin, disable=not main)
+        for self.step, mark in enumerate(bar, self.begin):
+            yield mark
             self.seconds = before + time.monotonic() - started
             if self.step % SHOWN == 0 or self.step == self.max_steps - 1:
                 bar.set_postfix({name: f"{loss:.4f}" for name, loss in self.losses.items()})
@@ -122,7 +127,8 @@ class Descent:
         if self.average is not None:
             self.average.step(self.network.parameters())
         for name, value in losses.items():
-            self.losses[name] = MEMORY * self.losses.get(name, value.item()) + (1 - MEMORY) * value.item()
+            now = value.item()
+            self.losses[name] = MEMORY * self.losses.get(name, now) + (1 - MEMORY) * now
 
     def _save(self) -> None:
         progress = {

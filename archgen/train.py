@@ -169,8 +169,7 @@ class Run:
             self.accelerator, self.denoiser, [*self.model.parameters()], max_steps, optim.warmup_steps, state, recipe,
             save_every, optim.lr, optim.weight_decay, optim.clip, optim.ema,
         )  # fmt: skip
-        for step in self.descent.steps():
-            mark = (seed * 1_000_003 + step) * 1024 + self.accelerator.process_index
+        for mark in self.descent.steps(seed):
             self.descent.down({"loss": self._loss(batch_size, torch.Generator().manual_seed(mark))})
 
     def _loss(self, batch_size: int, generator: torch.Generator) -> Tensor:

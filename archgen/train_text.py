@@ -83,6 +83,7 @@ def train_text(
         ValueError: If the recipe is at fault.
     """
     recipe = {k: asdict(v) if isinstance(v, Mixture) else v for k, v in locals().items() if k != "out"}
+    check_counts(max_steps=max_steps, batch_size=batch_size, save_every=save_every)
     if encoder not in ("minilm", "scratch"):
         raise ValueError(f"encoder is 'minilm' or 'scratch', got {encoder!r}")
     if objective not in ("archgen", "archbert"):
@@ -91,7 +92,6 @@ def train_text(
     folder = Path(out)
     accelerator = make_accelerator(folder / "state", mixed_precision, trackers, recipe)
     torch.manual_seed(seed)
-    check_counts(max_steps=max_steps, batch_size=batch_size, save_every=save_every)
     corpora = {name: Corpus(facts_of(name), "without" if held_out else "all") for name in shares}
     model = fresh_model(encoder, corpora, seed)
     mixture = mixture or Mixture()
@@ -246,13 +246,11 @@ class Run:
         self.descent = Descent(
             accelerator, model, groups, max_steps, max_steps // 20, state, recipe, save_every, apart=True
         )
-        begin = self.descent.begin
-        marks = [(seed * 1_000_003 + step) * 1024 + accelerator.process_index for step in range(begin, max_steps)]
-        lessons = Lessons(self.corpora, self.shares, self.mixture, batch_size, marks)
+        lessons = Lessons(self.corpora, self.shares, self.mixture, batch_size, self.descent.marks(seed))
         workers = min(4, (os.cpu_count() or 1) // 4)  # of two cores none can be spared
         loader = DataLoader(lessons, batch_size=None, num_workers=workers)
         model.train()
-        for _, mark, lesson in zip(self.descent.steps(), marks, loader, strict=True):
+        for mark, lesson in zip(self.descent.steps(seed), loader, strict=True):
             torch.manual_seed(mark)
             self.descent.down(self._losses(lesson, Random(mark + 1023)))
         model.eval()

@@ -69,8 +69,8 @@ def train_told(
     state = folder / "state" / "told.pt"
     groups, warmup = [*model.parameters()], max_steps // 20
     descent = Descent(accelerator, network, groups, max_steps, warmup, state, recipe, save_every, lr, ema=0.999)
-    for step in descent.steps():
-        random = Random((seed * 1_000_003 + step) * 1024 + accelerator.process_index)
+    for mark in descent.steps(seed):
+        random = Random(mark)
         codes, told = batch(corpus, reader, batch_size, random, accelerator)
         descent.down({"loss": loss_of(model, codes, told, random)})
     if accelerator.is_main_process:

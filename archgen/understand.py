@@ -188,10 +188,12 @@ def answered(question: str, architecture: Architecture, model: ArchBERT | None =
     facts, model = facts_of(space.name), model or text_model()
     values = facts.of(space.encode(architecture)[None])
     ((readings, _),) = model.read([question], space.name)
-    if _most_probable_kind(readings) in (UNKNOWN, UNRELATED):
-        raise Refused("this is no question about an architecture; ask how many, how much, or whether it has something")
-    ((readings, _),) = model.read([question], space.name, QUESTION)
     kind = _most_probable_kind(readings)
+    if kind in (UNKNOWN, UNRELATED):
+        raise Refused("this is no question about an architecture; ask how many, how much, or whether it has something")
+    if kind == "request":  # in one word, such as "depth?"
+        ((readings, _),) = model.read([question], space.name, QUESTION)
+        kind = _most_probable_kind(readings)
     request = next(reading.request for reading in readings if reading.kind == kind)
     if kind == HOW:
         names = facts.expand(request[0][0].left)
