@@ -20,7 +20,7 @@ from archgen.caption import Text, Writer
 from archgen.checks import check_counts
 from archgen.constraint import neighbours
 from archgen.describe import described
-from archgen.graph import Architecture
+from archgen.graph import Architecture, to_batch
 from archgen.phrases import is_held_out
 from archgen.reading import Unreadable, spelled
 from archgen.show import write_lines
@@ -80,23 +80,21 @@ class Corpus:
         return [one for one, here in zip(found, own, strict=True) if here], codes[torch.tensor(own, dtype=torch.bool)]
 
     def text(self, random: Random, mixture: Mixture) -> Text:
-        """One text of any kind but captions."""
+        """One text of any kind but captions, of which a reader can spell what it means."""
         shares = (mixture.unknown, mixture.unrelated, mixture.anything, mixture.question)
         kinds = ["unknown", "unrelated", "anything", "question", "request"]
-        kind = random.choices(kinds, [*shares, 1 - sum(shares)])[0]
-        return getattr(self.writer, kind)(random)
-
-    def texts(self, count: int, random: Random, mixture: Mixture) -> list[Text]:
-        """So many requests and other short texts, of similar length."""
-        many: list[Text] = []
-        while len(many) < SORTED * count:
-            text = self.text(random, mixture)
+        while True:
+            kind = random.choices(kinds, [*shares, 1 - sum(shares)])[0]
+            text = getattr(self.writer, kind)(random)
             try:
                 spelled(text)
             except Unreadable:
                 continue
-            many.append(text)
-        many.sort(key=lambda text: len(text.text))
+            return text
+
+    def texts(self, count: int, random: Random, mixture: Mixture) -> list[Text]:
+        """So many requests and other short texts, of similar length."""
+        many = sorted((self.text(random, mixture) for _ in range(SORTED * count)), key=lambda text: len(text.text))
         start = random.randrange(SORTED) * count
         chosen = many[start : start + count]
         return chosen[: max(8, count * LETTERS // max(LETTERS, len(chosen[-1].text)))]
@@ -254,15 +252,11 @@ class Lessons(Dataset):
             if random.random() >= self.mixture.looking:
                 return Lesson(space, captions, texts)
             found, true = corpus.of_requests(texts, random)
-        lesson = Lesson(space, captions, texts, _batch(found), true)
+        lesson = Lesson(space, captions, texts, to_batch(found), true)
         if random.random() < CLONES:
             first, second = corpus.edited(random)
-            lesson.edited = _batch([*first, *second])
+            lesson.edited = to_batch([*first, *second])
         return lesson
-
-
-def _batch(architectures: Architectures) -> Batch:
-    return Batch.from_data_list([one.to_pyg() for one in architectures])
 
 
 # ---- a file of it ---------------------------------------------------------------------------------------------------

@@ -97,7 +97,8 @@ class Descent:
         started, before, main = time.monotonic(), self.seconds, self.accelerator.is_main_process
         marks = self.marks(seed)
         bar = tqdm(marks, "steps", self.max_steps, initial=self.begin, disable=not main)
-        for self.step, mark in enumerate(bar, self.begin):
+        for step, mark in enumerate(bar, self.begin):
+            self.step = step
             yield mark
             self.seconds = before + time.monotonic() - started
             if self.step % SHOWN == 0 or self.step == self.max_steps - 1:

@@ -10,6 +10,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.nn import DirGNNConv, SAGEConv, global_add_pool
 from tqdm.auto import tqdm
 
+from archgen.graph import to_batch
 from archgen.space import SearchSpace
 
 STEPS, BATCH, RATE = 600, 256, 3e-3
@@ -109,7 +110,7 @@ class GraphEnsemble(nn.Module):
     ) -> tuple[Float[Tensor, "members rows properties"], Float[Tensor, "rows properties"]]:
         """What each member predicts, and the standard deviation that their mean leaves: their spread and the noise."""
         device = next(self.parameters()).device
-        graphs = Batch.from_data_list([architecture.to_pyg() for architecture in self.space.decode_all(codes)])
+        graphs = to_batch(self.space.decode_all(codes))
         found = [network(graphs.to(device), columns.float().to(device)) for network in self.networks]
         members = base + torch.stack([mean for mean, _ in found]).double().cpu()
         variance = torch.stack([log_variance.exp() for _, log_variance in found]).mean(0).double().cpu()

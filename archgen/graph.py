@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import index
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch_geometric.data import Data
+    from torch_geometric.data import Batch, Data
 
     from archgen.space import SearchSpace
 
@@ -108,6 +109,13 @@ class Architecture:
             in_channels: Channels of the images.
         """
         return self.space.build(self, num_classes=num_classes, in_channels=in_channels)
+
+
+def to_batch(architectures: Iterable[Architecture]) -> Batch:
+    """Architectures of one space as one PyTorch Geometric `Batch`."""
+    from torch_geometric.data import Batch
+
+    return Batch.from_data_list([architecture.to_pyg() for architecture in architectures])
 
 
 def graph_from_dict(entry: Any, space: SearchSpace) -> Architecture:

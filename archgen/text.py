@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Data
 from torch_geometric.nn import DirGNNConv, SAGEConv
 from torch_geometric.utils import to_dense_batch
 from transformers import BertConfig, BertModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from archgen.beams import CachedLayer, search
-from archgen.graph import Architecture
+from archgen.graph import Architecture, to_batch
 from archgen.hub import component, reading
 from archgen.numerals import Mention
 from archgen.reading import BEGIN, END, KINDS, LONGEST, PAD, TOKENS, admitted, prepared, requested
@@ -242,7 +242,7 @@ class ArchBERT(PreTrainedModel):
             raise ValueError(f"architectures of one space can be embedded, got {', '.join(sorted(spaces)) or 'none'}")
         rows, parts = self.label_rows(architectures[0].space), []
         for start in range(0, len(architectures), batch_size):
-            graphs = Batch.from_data_list([one.to_pyg() for one in architectures[start : start + batch_size]])
+            graphs = to_batch(architectures[start : start + batch_size])
             parts.append(F.normalize(head(self.encode_graphs(graphs.to(self.device), rows)[2]), dim=-1))
         return torch.cat(parts)
 

@@ -88,7 +88,7 @@ def train_text(
         raise ValueError(f"encoder is 'minilm' or 'scratch', got {encoder!r}")
     if objective not in ("archgen", "archbert"):
         raise ValueError(f"objective is 'archgen' or 'archbert', got {objective!r}")
-    shares = spaces or {"nasbench201": 0.6, "nasbench101": 0.15, "mnasnet": 0.25}
+    shares = spaces or {"nasbench201": 0.5, "nasbench101": 0.2, "mnasnet": 0.3}
     folder = Path(out)
     accelerator = make_accelerator(folder / "state", mixed_precision, trackers, recipe)
     torch.manual_seed(seed)

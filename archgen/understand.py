@@ -12,10 +12,9 @@ from math import prod
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch_geometric.data import Batch
 
 from archgen.constraint import Infeasible
-from archgen.graph import Architecture
+from archgen.graph import Architecture, to_batch
 from archgen.reading import HOW, KINDS, QUESTION, UNKNOWN, UNRELATED, WHETHER
 from archgen.text import MOST_TOKENS, ArchBERT, Reading, Tokens
 from archgen.vocabulary import MILLIONS, Clause, Facts, Predicate, Request, countable, facts_of
@@ -123,7 +122,7 @@ class Understanding:
 @torch.inference_mode()
 def encoded(model: ArchBERT, facts: Facts, codes: Int[Tensor, "batch holes"]) -> Graphs:
     """Nodes of architectures as the encoder sees them, and where they are."""
-    graphs = Batch.from_data_list([one.to_pyg() for one in facts.space.decode_all(codes)])
+    graphs = to_batch(facts.space.decode_all(codes))
     return model.encode_graphs(graphs.to(model.device), model.label_rows(facts.space))[:2]
 
 
@@ -140,7 +139,7 @@ def likeness(
 ) -> Float[Tensor, " batch"]:
     """How well a text that describes architectures tells their operations and wiring: log-odds and log-probability."""
     (memory, mask), count = tokens, len(codes)
-    graphs = Batch.from_data_list([one.to_pyg() for one in facts.space.decode_all(codes)]).to(model.device)
+    graphs = to_batch(facts.space.decode_all(codes)).to(model.device)
     rows = model.label_rows(facts.space)
     memory, mask = memory.expand(count, -1, -1), mask.expand(count, -1)
     nodes, there, _ = model.encode_graphs(graphs, rows)
