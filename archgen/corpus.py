@@ -97,7 +97,8 @@ class Corpus:
         many = sorted((self.text(random, mixture) for _ in range(SORTED * count)), key=lambda text: len(text.text))
         start = random.randrange(SORTED) * count
         chosen = many[start : start + count]
-        return chosen[: max(8, count * LETTERS // max(LETTERS, len(chosen[-1].text)))]
+        fitting = max(8, count * LETTERS // max(LETTERS, len(chosen[-1].text)))
+        return random.sample(chosen, min(count, fitting))
 
     def caption(self, random: Random) -> tuple[Text, Int[Tensor, " holes"]]:
         """The description of an architecture of this corpus, and its code."""

@@ -20,7 +20,7 @@ UNITS = {
 TENS = {
     word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
 }
-SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9}
+SCALES = {"dozen": 12.0, "hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9}
 SINGLE = {
     "single": 1.0,
     "once": 1.0,
@@ -28,7 +28,6 @@ SINGLE = {
     "thrice": 3.0,
     "couple": 2.0,
     "pair": 2.0,
-    "dozen": 12.0,
     "triple": 3.0,
 }
 MAGNITUDES = {
@@ -46,8 +45,18 @@ _KERNEL = re.compile(
 )
 _SUFFIX = r"(?P<suffix>k|m|g|b|mm|mio|mil|mln|bn|thousands?|millions?|billion|kilo|mega|giga)"
 _UNIT_GLUED = r"(?=flop|mac|mult|madd|param|ops|weight)"
+_POWERS = re.compile(  # 1/2 million, 10^6, 1.2 x 10**6
+    rf"(?<![\w.,/])(?:(?P<part>\d{{1,2}})[/\u2044](?P<whole>\d{{1,2}})(?:\s+of\s+an?\s+|[\s-]?){_SUFFIX}(?:\b|{_UNIT_GLUED})"
+    rf"|(?:(?P<times>\d+(?:\.\d+)?)\s?[x*\u00d7]\s?)?10\s?(?:\^|\*\*)\s?(?P<power>\d{{1,2}})(?!\d))",
+    re.IGNORECASE,
+)
+_NO_SUFFIX = rf"(?![\s-]?{_SUFFIX.replace('?P<suffix>', '?:')}(?:\b|{_UNIT_GLUED}))"
+_GROUPED = rf"\d{{1,3}}(?:(?:[,'_]\d{{3}})+|(?: \d{{3}})+{_NO_SUFFIX})"
+_COUNTED = re.compile(
+    r"\b(depth|deep|layers?|skips?|shortcuts?|conv\w*|pool\w*|edges?|stages?)\b\W*(\w+\W+){0,3}$", re.IGNORECASE
+)
 _DIGITS = re.compile(
-    rf"(?<![\w.,])(?:x\s?)?(?P<number>\d{{1,3}}(?:[,' ]\d{{3}})+(?!\d)(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)"
+    rf"(?<![\w.,])(?:x\s?)?(?P<number>{_GROUPED}(?!\d)(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)"
     rf"(?P<exponent>e\+?\d{{1,2}})?(?P<and_half>\s+and\s+a\s+half)?(?:[\s-]?{_SUFFIX}(?:\b|{_UNIT_GLUED}))?(?=\W|$|x\b|x\s|th\b|flop|mac|param|layer|ops)",
     re.IGNORECASE,
 )
@@ -60,6 +69,7 @@ _WORDS = re.compile(
 )
 
 
+COUNTS = 30  # whole numbers below may be counts
 SMALL = list(UNITS)[:13]  # numbers that may be written as words
 
 
@@ -89,11 +99,12 @@ def find_numbers(text: str) -> list[Mention]:
     kernels = [match.span() for match in _KERNEL.finditer(text)]
     found: list[Mention] = []
     scales: list[float] = []  # what was said beside each: 1e6 for million, 1 for nothing
-    for match in sorted([*_DIGITS.finditer(text), *_WORDS.finditer(text)], key=lambda match: match.start()):
+    matches = [*_POWERS.finditer(text), *_DIGITS.finditer(text), *_WORDS.finditer(text)]
+    for match in sorted(matches, key=lambda match: match.start()):
         start, end = match.span()
         if any(start < e and s < end for s, e in kernels) or (found and start < found[-1].end):
             continue
-        value, scale = _digits(match) if "number" in match.groupdict() else _words(match)
+        value, scale = VALUES[match.re](match)
         if value is not None:
             found.append(Mention(start, end, value, scale >= 1000))
             scales.append(scale)
@@ -101,11 +112,14 @@ def find_numbers(text: str) -> list[Mention]:
 
 
 def _shared(text: str, found: list[Mention], scales: list[float]) -> list[Mention]:
-    """In `100 to 150M` the first number is in millions too."""
+    """In `100 to 150M` the first number is in millions too, but not in `depth 3 and 150M`."""
     result = list(found)
     for index, (one, other) in enumerate(pairwise(found)):
-        between = text[one.end : other.start].strip().lower()
-        if other.magnitude and not one.magnitude and between in ("to", "and", "-", "\u2013", "or", "till"):
+        between = text[one.end : other.start].lower()
+        counted = one.value < COUNTS and one.value % 1 == 0 and _COUNTED.search(text[: one.start])
+        glued = between.strip() in ("to", "till") or between in ("-", "\u2013")
+        shares = glued or (between.strip() in ("and", "or", "-", "\u2013") and not counted)
+        if other.magnitude and not one.magnitude and shares:
             result[index] = Mention(
                 one.start, one.end, one.value * (scales[index + 1] if one.value < 1000 else 1), True
             )
@@ -114,11 +128,20 @@ def _shared(text: str, found: list[Mention], scales: list[float]) -> list[Mentio
 
 def _digits(match: re.Match[str]) -> tuple[float | None, float]:
     number = match["number"]
-    if re.fullmatch(r"\d{1,3}([,' ]\d{3})+(\.\d+)?", number):
-        number = re.sub(r"[,' ]", "", number)
+    if re.fullmatch(r"\d{1,3}([,'_ ]\d{3})+(\.\d+)?", number):
+        number = re.sub(r"[,'_ ]", "", number)
     power = float("1" + (match["exponent"] or ""))
     scale = power * MAGNITUDES.get((match["suffix"] or "").lower(), 1.0)
     return (float(number.replace(",", ".")) + (0.5 if match["and_half"] else 0.0)) * scale, scale
+
+
+def _powers(match: re.Match[str]) -> tuple[float | None, float]:
+    if match["power"]:
+        scale = 10.0 ** int(match["power"])
+        return float(match["times"] or 1) * scale, scale
+    scale = MAGNITUDES[match["suffix"].lower()]
+    whole = int(match["whole"])
+    return (int(match["part"]) / whole * scale if whole else None), scale
 
 
 def _words(match: re.Match[str]) -> tuple[float | None, float]:
@@ -128,7 +151,7 @@ def _words(match: re.Match[str]) -> tuple[float | None, float]:
         parts = re.findall(r"[a-z]+", match["fraction"].lower())
         share = next(FRACTIONS[part] for part in parts if part in FRACTIONS)
         times = {"two": 2, "three": 3}.get(parts[0], 1)
-        of = {"dozen": 12.0}.get(match["of"].lower()) or SCALES[match["of"].lower()]
+        of = SCALES[match["of"].lower()]
         return times * share * of, of
     return _spelled(re.findall(r"[a-z]+", match["words"].lower()))
 
@@ -140,8 +163,8 @@ def _spelled(words: list[str]) -> tuple[float | None, float]:
         if word == "point":
             decimal = 0.1
         elif word in SCALES:
-            if SCALES[word] == 100:
-                current = (current or 1) * 100
+            if SCALES[word] <= 100:
+                current = (current or 1) * SCALES[word]
             else:
                 total, current, said, decimal = total + (current or 1) * SCALES[word], 0.0, SCALES[word], 0.0
         elif word == "half":
@@ -150,6 +173,9 @@ def _spelled(words: list[str]) -> tuple[float | None, float]:
             number = UNITS.get(word, TENS.get(word, 0))
             current, decimal = (current + number * decimal, decimal / 10) if decimal else (current + number, 0.0)
     return total + current, said
+
+
+VALUES = {_POWERS: _powers, _DIGITS: _digits, _WORDS: _words}  # of a match: the number, and what was said beside it
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------

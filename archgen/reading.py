@@ -27,7 +27,8 @@ HOW, WHETHER = "how", "whether"
 KINDS = (UNRELATED, UNKNOWN, HOW, WHETHER)  # of texts that are no requests, by their first token
 TOKENS = [PAD, START, END, *KINDS, "+", "|", ";", *COMPARE, *ALL, *QUANTILES, *LITERALS, *POINTERS]
 INDEX = {token: index for index, token in enumerate(TOKENS)}
-SIGNS = {0xD7: "x", 0x2265: ">=", 0x2264: "<=", 0x2260: "!="}  # that normalization would keep or lose
+SIGNS = {0xD7: "x", 0x2265: ">=", 0x2264: "<=", 0x2260: "!=", 0xB2: "^2", 0xB3: "^3"}
+SIGNS |= {0x2074 + power: f"^{4 + power}" for power in range(6)}  # all that normalization would keep or lose
 LONGEST = 48  # tokens of a request
 
 

@@ -46,7 +46,7 @@ def train_text(
     spaces: dict[str, float] | None = None,
     encoder: str = "minilm",
     objective: str = "archgen",
-    max_steps: int = 11000,
+    max_steps: int = 10000,
     batch_size: int = 32,
     lr: float = 5e-4,
     encoder_lr: float = 1.2e-4,
@@ -277,7 +277,8 @@ class Run:
             return {}
         nodes, there, pooled = model.encode_graphs(graphs, rows)
         vectors = F.normalize(model.graph_head(pooled), dim=-1)
-        score = model.scale.exp().clamp(max=100) * embedded.float() @ vectors.float().T
+        with torch.autocast(device.type, enabled=False):  # steps of half precision would be coarse beside the scale
+            score = model.scale.exp().clamp(max=100) * embedded.float() @ vectors.float().T
         text, arch, label = drawn_pairs(true, score.detach(), lesson.captions, random)
         told = Batch.from_data_list(graphs.index_select(arch[label]))
         kind = "caption" if lesson.captions else "request"
@@ -305,7 +306,8 @@ class Run:
         """Contrastive loss of architectures and what one change makes of them."""
         _, _, pooled = self.model.encode_graphs(edited, rows)
         first, second = F.normalize(self.model.clone_head(pooled).float(), dim=-1).chunk(2)
-        score = CLONE_SCALE * first @ second.T
+        with torch.autocast(self.model.device.type, enabled=False):
+            score = CLONE_SCALE * first @ second.T
         target = torch.arange(len(score), device=score.device)
         return F.cross_entropy(score, target) + F.cross_entropy(score.T, target)
 

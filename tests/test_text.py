@@ -52,6 +52,16 @@ SPACES = tuple(ATTRIBUTES)
         ("0.3-0.4M", [3e5, 4e5]),
         ("between 0.3 and 0.6 GMACs", [3e8, 6e8]),
         ("two or three million", [2e6, 3e6]),
+        ("skips == five and 320K <= params", [5, 3.2e5]),
+        ("depth at most 3 or 2M params", [3, 2e6]),
+        ("a network of depth 3 and 1M params", [3, 1e6]),
+        ("max depth: 3 and 20 MFLOPs", [3, 2e7]),
+        ("depth 3 - 300M flops", [3, 3e8]),
+        ("100 - 300M flops", [1e8, 3e8]),
+        ("1/2 million params, 10^6 or 1.2 x 10^6 or 3*10**5", [5e5, 1e6, 1.2e6, 3e5]),
+        ("under 400_000 or 400 000 or 2 500 000", [4e5, 4e5, 2.5e6]),
+        ("depth 3 100 MFLOPs", [3, 1e8]),
+        ("two dozen, a dozen, half a dozen, dozen", [24, 12, 6, 12]),
         ("under half million, a quarter million", [5e5, 2.5e5]),
         ("2 and a half million, two million and a half", [2.5e6, 2.5e6]),
         ("two and a half of them", [2.5]),
@@ -68,6 +78,10 @@ SPACES = tuple(ATTRIBUTES)
 )
 def test_numbers_are_found_as_people_write_them(text, values):
     assert [one.value for one in find_numbers(text)] == pytest.approx(values)
+
+
+def test_powers_survive_normalization():
+    assert [one.value for one in prepared("10\u2076 params, 2\u00d710\u2078 MACs", "nasbench201")[1]] == [1e6, 2e8]
 
 
 @given(st.text(max_size=200))

@@ -64,6 +64,7 @@ METHODS = {  # of answering a request
     "told ranked": "no reader: the best of many draws of the generator that hears the words, by the fine score",
     "best": "best of many draws alone: by the fine score, of a generator that hears nothing",
 }
+READERLESS = ("embedding", "told", "told ranked", "best")
 DRAWS = 256  # of which the best are taken
 
 
@@ -131,7 +132,7 @@ def _graded(
     texts = [query["query"] for query in asked]
     if shuffled:
         Random(seed).shuffle(texts)
-    readings = understand(texts, facts.space.name, model)
+    readings = [None] * len(texts) if method in READERLESS else understand(texts, facts.space.name, model)
     given = _answers(model, texts, readings, facts, n, seed, method, weight)
     rows = []
     for query, met, codes, reading in zip(asked, graders, given, readings, strict=True):
@@ -147,13 +148,15 @@ def _graded(
             }
         rows.append(row)
         if show and (row["refused"] == row["answerable"] or row.get("at n", 1) < 1):
-            said = reading if isinstance(reading, Refused) else "; ".join(map(str, reading.record()["understood"]))
+            said = reading
+            if isinstance(reading, Understanding):
+                said = "; ".join(map(str, reading.record()["understood"]))
             print(f"- {query['query']!r}\n    asks {query['predicates']}\n    got  {said}  {row.get('at n')}")
     return _summary(rows, graders, facts, n)
 
 
 def _answers(
-    model: ArchBERT, texts: list[str], readings: list[Understanding | Refused], facts: Facts, n: int, seed: int,
+    model: ArchBERT, texts: list[str], readings: list[Understanding | Refused | None], facts: Facts, n: int, seed: int,
     method: str, weight: float,
 ) -> list[Tensor | None]:  # fmt: skip
     """Encodings for each text, None where it is refused."""
@@ -163,7 +166,7 @@ def _answers(
         return [*facts.members[near.topk(n).indices]]
     pipeline = ArchitecturePipeline.load(space)
     pipeline.set_progress_bar_config(disable=True)
-    if method in ("told", "told ranked", "best"):
+    if method in READERLESS:
         if method != "best" and pipeline.text_denoiser is None:
             raise ValueError(f"the checkpoint {space} has no network that was trained with texts")
         results = []
