@@ -10,21 +10,23 @@ from pathlib import Path
 import torch
 
 from archgen.checks import check_counts
+from archgen.constraint import Infeasible
 from archgen.describe import describe as caption
-from archgen.hub import resolve
 from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
 from archgen.show import draw_all, print_table, write_lines
 from archgen.space import load_space, read_architectures
 from archgen.text import ArchBERT
 from archgen.understand import (
     ALIKE,
+    Question,
     Refused,
     Understanding,
-    answered,
     encoded,
     likeness,
+    question_of,
     text_model,
     understand,
+    unreadable,
 )
 from archgen.vocabulary import facts_of, wished
 
@@ -49,7 +51,7 @@ def ask(
     Args:
         text: Such as "a small, residual network without pooling that fits a phone"; - for many, one on each line of
             standard input, of which those that are refused do not stop the others.
-        space: Name of the search space and of the checkpoint that is asked.
+        space: Name of a shipped checkpoint, which is that of its search space, or the folder of another.
         n: Number of architectures for each text.
         seed: Seed of the sampler.
         out: File for what was understood, or why it was refused, and the results, one JSON object a line.
@@ -59,23 +61,23 @@ def ask(
         Refused: If the text asks for nothing that the space could give.
     """
     check_counts(n=n)
-    resolve(space)
+    pipeline = ArchitecturePipeline.load(space)
+    name = pipeline.space.name
     texts = [line for line in sys.stdin.read().splitlines() if line.strip()] if text == "-" else [text]
     if not texts:
         raise ValueError("standard input holds no text: ask one request on each line")
-    understood = understand(texts, space)
+    understood = understand(texts, name)
     if text != "-" and isinstance(understood[0], Refused):
         if out is not None:
-            write_lines(out, [_refusal(text, space, understood[0])])
+            write_lines(out, [_refusal(text, name, understood[0])])
         raise understood[0]
-    pipeline = ArchitecturePipeline.load(space)
     results = iter(answers(pipeline, [one for one in understood if isinstance(one, Understanding)], n, seed))
     lines, found = [], []
     for each, one in zip(texts, understood, strict=True):
         if text == "-":
             print(f"\n{each}")
         if isinstance(one, Refused):
-            lines.append(_refusal(each, space, one))
+            lines.append(_refusal(each, name, one))
             print(f"refused: {one}")
             continue
         result = next(results)
@@ -149,10 +151,14 @@ def answer(
         seed: Seed of the sampler.
         text_weight: How much the words themselves steer the generator.
     """
-    generator = torch.Generator().manual_seed(seed)
-    result = pipeline(n=n, text=understanding, text_weight=text_weight, generator=generator)
+    generator, facts = torch.Generator().manual_seed(seed), understanding.facts
+    try:
+        result = pipeline(n=n, text=understanding, text_weight=text_weight, generator=generator)
+        more = facts.parsed(understanding.request).witness(generator) if len(result.codes) < n else result.codes
+    except Infeasible:  # what was found when the text was read is not found again in the time of a search
+        more = facts.members[facts.holds(understanding.request, facts.table)]
+        result = pipeline.output(more[:0], 0)
     if len(result.codes) < n:
-        more = understanding.facts.parsed(understanding.request).witness(generator)
         fresh = more[~(more[:, None] == result.codes).all(-1).any(-1)].unique(dim=0)[: n - len(result.codes)]
         codes = torch.cat([result.codes, fresh])
         result = replace(pipeline.output(codes, result.drawn), understanding=understanding)
@@ -167,39 +173,45 @@ def describe(arch: str, space: str | None = None, question: str | None = None) -
         space: Name of the search space; found out if absent.
         question: Such as "how many 3x3 convolutions does it have?" or "does it have a skip connection?"
     """
+    asked: dict[str, Question] = {}
     for architecture in read_architectures(arch, None if space is None else load_space(space)):
+        name = architecture.space.name
         if question is None:
-            print(caption(architecture, facts_of(architecture.space.name)))
+            print(caption(architecture, facts_of(name)))
             continue
-        reply = answered(question, architecture)
-        print(f"archgen: read as {reply.asked}", file=sys.stderr)
-        print(reply)
+        if name not in asked:
+            asked[name] = question_of(question, name)
+            print(f"archgen: read as {asked[name]}", file=sys.stderr)
+        print(asked[name].answer(architecture))
 
 
-def find(text: str, among: str = "-", n: int = 10, out: str | None = None) -> None:
+def find(text: str, among: str = "-", space: str | None = None, n: int = 10, out: str | None = None) -> None:
     """Find the architectures that a text describes best, among given ones.
 
     Args:
         text: A request or a description.
-        among: File of JSON lines as `sample` writes; - for standard input.
+        among: File of JSON lines as `sample` writes; - for standard input; or random:N for so many members of a space.
+        space: Name of the search space; found out if absent.
         n: How many to show.
         out: File for them, the best first, one JSON object a line.
     """
     check_counts(n=n)
-    if not text.strip():
-        raise ValueError("the text says nothing; describe what is to be found")
-    architectures = read_architectures(among)
+    if among == "-" and sys.stdin.isatty():
+        print("archgen: reading architectures from standard input; --among names a file", file=sys.stderr)
+    architectures = read_architectures(among, None if space is None else load_space(space))
     spaces = {one.space.name for one in architectures}
     if len(spaces) > 1:
         raise ValueError(f"{among} holds architectures of several spaces, {', '.join(sorted(spaces))}; search one")
-    space = architectures[0].space
-    codes = torch.stack([space.encode(one) for one in architectures])
-    (understanding,) = understand([text], space.name)
+    own = architectures[0].space
+    codes = torch.stack([own.encode(one) for one in architectures])
+    if reason := unreadable(text, own.name, text_model()):
+        raise reason
+    (understanding,) = understand([text], own.name)
     if isinstance(understanding, Refused):
         print(f"archgen: not read as a request, ranked by likeness alone: {understanding}", file=sys.stderr)
     else:
         understanding.say()
-    best = ranked(text, space.name, codes, understanding)[:n]
+    best = ranked(text, own.name, codes, understanding)[:n]
     result = ArchitectureOutput([architectures[index] for index in best.tolist()], codes[best], len(codes))
     if out is not None:
         write_lines(out, result.records())
@@ -230,7 +242,7 @@ def ranked(
         (understanding,) = understand([text], space, model)
     vectors = model.embed(facts.space.decode_all(codes)) if vectors is None else vectors
     (tokens,), (embedded,) = model.hear([text], space)
-    order = (vectors @ embedded).argsort(descending=True, stable=True)
+    order = (vectors @ embedded).cpu().argsort(descending=True, stable=True)
     expected = torch.zeros(len(codes), dtype=torch.float64)
     if isinstance(understanding, Understanding):
         expected = understanding.expected(facts.of(codes))

@@ -81,6 +81,7 @@ class CachedNetwork:
         """Logits of the clean options."""
         if x.is_floating_point():
             return self._logits(x, t, None)
+        x = x.to(self.denoiser.device)
         if self._place is None:
             x, inverse = unique_rows(x)
             return self._partial(x, t)[inverse]

@@ -379,6 +379,7 @@ class ArchitecturePipeline(DiffusionPipeline):
         best_first = objectives(found.codes)[:, 0].argsort(descending=True, stable=True)
         return replace(self.output(found.codes[best_first], found.drawn, objectives), understanding=understanding)
 
+    @torch.inference_mode()
     def free(
         self, n: int, generator: torch.Generator | None = None, telling: Telling | None = None
     ) -> Int[Tensor, "n holes"]:
@@ -405,7 +406,8 @@ class ArchitecturePipeline(DiffusionPipeline):
         """What the words say to the network that was trained with texts."""
         if understanding is None or self.text_denoiser is None or not weight:
             return None
-        return Telling(self.text_denoiser, understanding.tokens, weight)
+        memory, mask = (part.to(self.text_denoiser.device) for part in understanding.tokens)
+        return Telling(self.text_denoiser, (memory, mask), weight)
 
     def _objectives(
         self,

@@ -152,17 +152,44 @@ def written(clause: Sequence[Predicate]) -> str:
 
 
 @dataclass(frozen=True)
+class Question:
+    """What a question about an architecture was read as.
+
+    Attributes:
+        kind: How much, or whether.
+        request: Of what.
+        facts: Of the space.
+    """
+
+    kind: str
+    request: Request
+    facts: Facts = field(repr=False)
+
+    def __str__(self) -> str:
+        """In words."""
+        if self.kind == HOW:
+            return f"how much of {' + '.join(self.request[0][0].left)}"
+        return f"whether {'; '.join(map(written, self.request))}"
+
+    def answer(self, architecture: Architecture) -> Answer:
+        """What is counted of an architecture."""
+        values = self.facts.of(self.facts.space.encode(architecture)[None])
+        if self.kind == WHETHER:
+            return Answer(bool(self.facts.met(self.request, values).all()))
+        names = self.facts.expand(self.request[0][0].left)
+        return Answer(sum(values[name].item() for name in names), "million" * (names[0] in MILLIONS))
+
+
+@dataclass(frozen=True)
 class Answer:
     """The answer to a question about an architecture.
 
     Attributes:
         value: A number, or whether something is so.
-        asked: What the question was read as.
         unit: Of the number.
     """
 
     value: float | bool
-    asked: str
     unit: str = ""
 
     def __str__(self) -> str:
@@ -172,35 +199,31 @@ class Answer:
         return f"{self.value:.6g} {self.unit}".rstrip()
 
 
-def answered(question: str, architecture: Architecture, model: ArchBERT | None = None) -> Answer:
-    """The answer to a question about an architecture, counted: how many, how much, or whether.
+def question_of(text: str, space: str, model: ArchBERT | None = None) -> Question:
+    """What a question asks of an architecture.
 
     Args:
-        question: Such as "how many 3x3 convolutions does it have?" or "does it have a skip connection?"
-        architecture: What it is about.
+        text: Such as "how many 3x3 convolutions does it have?"
+        space: Name of the search space.
         model: The reader; the shipped one if absent.
 
     Raises:
         Refused: If it is no question, or about what is measured.
     """
-    space = architecture.space
-    facts, model = facts_of(space.name), model or text_model()
-    values = facts.of(space.encode(architecture)[None])
-    ((readings, _),) = model.read([question], space.name)
+    facts, model = facts_of(space), model or text_model()
+    if reason := unreadable(text, space, model):
+        raise reason
+    ((readings, _),) = model.read([text], space)
     kind = _most_probable_kind(readings)
-    if kind in (UNKNOWN, UNRELATED):
-        raise Refused("this is no question about an architecture; ask how many, how much, or whether it has something")
     if kind == "request":  # in one word, such as "depth?"
-        ((readings, _),) = model.read([question], space.name, QUESTION)
+        ((readings, _),) = model.read([text], space, QUESTION)
         kind = _most_probable_kind(readings)
+    if kind not in (HOW, WHETHER):
+        raise Refused("this is no question about an architecture; ask how many, how much, or whether it has something")
     request = next(reading.request for reading in readings if reading.kind == kind)
-    if kind == HOW:
-        names = facts.expand(request[0][0].left)
-        asked = f"how much of {' + '.join(request[0][0].left)}"
-        return Answer(sum(values[name].item() for name in names), asked, "million" * (names[0] in MILLIONS))
     if len(countable(request)) < len(request):
         raise Refused("what is asked is measured, not counted; the column predicted of archgen sample estimates it")
-    return Answer(bool(facts.met(request, values).all()), f"whether {'; '.join(map(written, request))}")
+    return Question(kind, request, facts)
 
 
 @cache
@@ -221,7 +244,7 @@ def understand(texts: Sequence[str], space: str, model: ArchBERT | None = None) 
         ValueError: If there are no words for the space.
     """
     facts, model = facts_of(space), model or text_model()
-    result: list[Understanding | Refused] = [_unreadable(text, space, model) for text in texts]
+    result: list[Understanding | Refused] = [unreadable(text, space, model) for text in texts]
     kept = [index for index, reason in enumerate(result) if reason is None]
     parts = {index: [part for part in PARTS.split(texts[index]) if part.strip()] for index in kept}
     parts = {index: split if 1 < len(split) <= MOST_PARTS else [] for index, split in parts.items()}
@@ -234,13 +257,14 @@ def understand(texts: Sequence[str], space: str, model: ArchBERT | None = None) 
     return result
 
 
-def _unreadable(text: str, space: str, model: ArchBERT) -> Refused | None:
+def unreadable(text: str, space: str, model: ArchBERT) -> Refused | None:
+    """Why a text is not read at all, if it is not."""
     if not any(letter.isalnum() for letter in text):
         return Refused("the text says nothing; ask for an architecture, such as 'a small network without pooling'")
     if len(text) > LONGEST_TEXT:
-        return Refused(f"a request has at most {LONGEST_TEXT:,} characters, got {len(text):,}")
+        return Refused(f"a text has at most {LONGEST_TEXT:,} characters, got {len(text):,}")
     if (length := model.length(text, space)) > MOST_TOKENS:
-        return Refused(f"a request has at most {MOST_TOKENS} words, numbers and marks, got {length}")
+        return Refused(f"a text has at most {MOST_TOKENS} words, numbers and marks, got {length}")
     return None
 
 
@@ -330,14 +354,18 @@ def _most_probable_kind(readings: Sequence[Reading]) -> str:
 
 
 def _impossible(request: Request, facts: Facts) -> str | None:
-    """Why no member of the space meets a request; None if one does."""
+    """Why no member of the space meets a request, or why none can be looked for; None if one does."""
+    try:
+        constraint = facts.parsed(request)
+    except ValueError as error:  # a number that is too large
+        return str(error)
     if facts.holds(request, facts.table).any():
         return None
     said = "; ".join(map(written, countable(request)))
     if facts.listed:
         return f"no member of {facts.space.name} meets all of: {said}{_conflict(request, facts)}"
     try:
-        facts.parsed(request).witness(torch.Generator().manual_seed(0))
+        constraint.witness(torch.Generator().manual_seed(0))
     except Infeasible as error:
         known = "meets" if error.proven else "was found that meets"
         return f"no member of {facts.space.name} {known} all of: {said} ({str(error).rpartition('; ')[2]})"

@@ -15,7 +15,7 @@ from archgen.ask import answer, answers, ranked
 from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
 from archgen.space import load_space
 from archgen.text import ArchBERT
-from archgen.understand import Refused, Understanding, answered, text_model, understand
+from archgen.understand import Refused, question_of, text_model, understand
 from archgen.vocabulary import ATTRIBUTES, Predicate, facts_of
 
 RECIPES = Path(__file__).parents[1] / "training"
@@ -123,13 +123,14 @@ def test_refusals_have_reasons(text):
         "[unused0] [unused1] [PAD] [CLS]",
         "9" * 500,
         "1e400 params",
+        "at most 99999999999999999999 parameters",
         "🙂" * 50,
         "'; DROP TABLE cells; --",
     ],
 )
-def test_whatever_is_typed_is_answered_or_refused(text):
+def test_whatever_is_typed_is_answered_or_refused(text, pipeline):
     (found,) = understand([text], "nasbench201")
-    assert isinstance(found, (Refused, Understanding))
+    assert isinstance(found, Refused) or len(answer(pipeline, found, 1).codes) == 1
 
 
 def test_random_characters_never_crash_the_reader():
@@ -173,12 +174,17 @@ def test_embeddings_are_of_length_one_and_of_one_space():
 
 def test_questions_are_answered_of_networks_without_a_path_too():
     cell = load_space("nasbench201").parse("|none~0|+|none~0|nor_conv_3x3~1|+|none~0|skip_connect~1|none~2|")
-    assert str(answered("does it have a 3x3 convolution?", cell)) == "yes"
-    assert str(answered("how many skip connections does it have?", cell)) == "1"
-    assert str(answered("how many parameters does it have?", cell)).endswith(" million")
-    assert str(answered("depth?", cell)) == "-1" and answered("depth?", cell).asked == "how much of depth"
-    with pytest.raises(Refused, match="no question"):
-        answered("what is the weather today?", cell)
+    for text, answer_ in {
+        "does it have a 3x3 convolution?": "yes", "how many skip connections does it have?": "1", "depth?": "-1",
+    }.items():  # fmt: skip
+        assert str(question_of(text, "nasbench201").answer(cell)) == answer_
+    assert str(question_of("how many parameters does it have?", "nasbench201").answer(cell)).endswith(" million")
+    assert str(question_of("depth?", "nasbench201")) == "how much of depth"
+    for text, reason in {
+        "what is the weather today?": "no question", "": "says nothing", "how many skips " * 200: "at most",
+    }.items():  # fmt: skip
+        with pytest.raises(Refused, match=reason):
+            question_of(text, "nasbench201")
 
 
 def test_what_would_not_be_read_whole_is_refused():
@@ -241,6 +247,15 @@ def test_describing_and_finding(tmp_path, capsys):
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))
     cli.main(["find", "no pooling", "--among", str(source), "--n", "4", "--out", str(found)])
     assert len(found.read_text().splitlines()) == 4
+    with pytest.raises(SystemExit):
+        cli.main(["find", "?!", "--among", str(source)])
+    assert "says nothing" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_ones_own_can_be_asked(pipeline, tmp_path, capsys):
+    pipeline.save_pretrained(tmp_path / "own")
+    cli.main(["ask", "no pooling", "--space", str(tmp_path / "own"), "--n", "2"])
+    assert "understood: pool == 0" in capsys.readouterr().out
 
 
 def test_a_damaged_text_model_is_refused_in_one_sentence(tmp_path):
@@ -284,3 +299,4 @@ def test_the_controls_are_answered_too(check_text, tmp_path):
     for settings in ({"method": "lookup"}, {"method": "lookup", "shuffled": True}):
         found = check_text["queries"](text_model(), str(tmp_path / "few.jsonl"), n=3, **settings)["nasbench201"]
         assert (found["answerable"], found["to be refused"]) == (1, 1)
+        assert found["satisfaction at 3"] == 1 or "shuffled" in settings
