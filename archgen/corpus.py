@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from random import Random
 from typing import Any
@@ -57,6 +57,15 @@ class Mixture:
     anything: float = 0.015
     question: float = 0.08
     looking: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the shares."""
+        shares = asdict(self)
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is a share between 0 and 1, got {share!r}")
+        if self.unknown + self.unrelated + self.anything + self.question > 1:
+            raise ValueError("the shares of unknown, unrelated, anything and question are at most 1 together")
 
 
 class Corpus:

@@ -165,6 +165,8 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         text_width: int = 0,
     ):
         super().__init__()
+        if width % heads:
+            raise ValueError(f"the attention heads divide the width, got {heads} heads and a width of {width}")
         table = torch.tensor(words)
         self.register_buffer("word_of", table.clamp_min(0))
         self.register_buffer("valid", table >= 0)

@@ -35,7 +35,7 @@ class Descent:
         warmup: Steps of linear warm-up; after it cosine decay to zero.
         state: File of the saved state.
         recipe: Of this run, as JSON values.
-        save_every: Steps between saved states.
+        save_every: Steps between saved states; the last is saved too.
         lr: Largest learning rate, of groups without their own.
         weight_decay: Decoupled weight decay, of groups without their own.
         clip: Largest norm of the gradient.
@@ -51,7 +51,7 @@ class Descent:
         average: Averaged weights.
 
     Raises:
-        ValueError: If the saved state belongs to another recipe, or is damaged.
+        ValueError: If a rate is no number of at least 0, or the saved state belongs to another recipe or is damaged.
     """
 
     def __init__(
@@ -72,12 +72,17 @@ class Descent:
     ):
         self.accelerator, self.network, self.max_steps = accelerator, network, max_steps
         self.state, self.recipe, self.save_every, self.clip, self.apart = state, recipe, save_every, clip, apart
+        for rate in [lr, *(group["lr"] for group in groups if isinstance(group, dict) and "lr" in group)]:
+            if not 0 <= rate < float("inf"):
+                raise ValueError(f"a learning rate is a number of at least 0, got {rate!r}")
         optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98), fused=True)
         self.optimizer = accelerator.prepare(optimizer)
         self.schedule = get_scheduler(
             "cosine", self.optimizer.optimizer, num_warmup_steps=warmup, num_training_steps=max_steps
         )
         self.parts = {"model": network, "optimizer": self.optimizer.optimizer, "schedule": self.schedule}
+        if accelerator.scaler is not None:
+            self.parts["scaler"] = accelerator.scaler
         self.average: EMAModel | None = None
         if ema is not None:
             self.average = EMAModel(network.parameters(), decay=ema, use_ema_warmup=True, power=0.75)
@@ -101,10 +106,11 @@ class Descent:
             self.step = step
             yield mark
             self.seconds = before + time.monotonic() - started
-            if self.step % SHOWN == 0 or self.step == self.max_steps - 1:
+            last = step == self.max_steps - 1
+            if step % SHOWN == 0 or last:
                 bar.set_postfix({name: f"{loss:.4f}" for name, loss in self.losses.items()})
-                self.accelerator.log({**self.losses, "lr": self.schedule.get_last_lr()[-1]}, step=self.step)
-            if main and (self.step + 1) % self.save_every == 0:
+                self.accelerator.log({**self.losses, "lr": self.schedule.get_last_lr()[-1]}, step=step)
+            if main and ((step + 1) % self.save_every == 0 or last):  # what follows may be stopped too
                 self._save()
 
     def down(self, losses: dict[str, Tensor]) -> None:
@@ -118,9 +124,7 @@ class Descent:
             raise ValueError(f"the loss is no number at step {self.step}; try a lower lr")
         self.accelerator.backward(loss)
         if self.apart and self.accelerator.num_processes > 1:
-            for parameter in self.network.parameters():
-                grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = self.accelerator.reduce(grad, "mean")
+            self._share()
         self.accelerator.clip_grad_norm_(self.network.parameters(), self.clip)
         self.optimizer.step()
         self.schedule.step()
@@ -130,6 +134,15 @@ class Descent:
         for name, value in losses.items():
             now = value.item()
             self.losses[name] = MEMORY * self.losses.get(name, now) + (1 - MEMORY) * now
+
+    def _share(self) -> None:
+        """The mean of each gradient over the processes; what no process has a gradient of stays without."""
+        parameters = [*self.network.parameters()]
+        here = torch.tensor([float(one.grad is not None) for one in parameters], device=self.accelerator.device)
+        for parameter, count in zip(parameters, self.accelerator.reduce(here, "sum").tolist(), strict=True):
+            if count:
+                grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(grad, "mean")
 
     def _save(self) -> None:
         progress = {

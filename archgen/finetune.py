@@ -95,12 +95,14 @@ def finetune(
     rows = dict.fromkeys([*kept, *labels], members) | (source.config.rows if grows else {})
     facts = {"recipe": {**recipe, "labels": labels}, "command": command, "rows": members, "labels": counts}
     facts = _inherited(checkpoint, facts) if grows else facts
-    run.write(folder, rows, facts, samples, exact=False, predictor=predictor)
+    text_denoiser = source.text_denoiser if grows else None
+    run.write(folder, rows, facts, samples, False, predictor, text_denoiser)
 
 
 def _checked_folder(out: str, recipe: dict[str, Any]) -> Path:
     check_counts(**{name: recipe[name] for name in ("max_steps", "batch_size", "pool_size", "save_every")})
-    if (Path(out) / "model_index.json").exists():
+    done = not (Path(out) / "state" / "state.pt").exists()
+    if done and (Path(out) / "model_index.json").exists():
         raise ValueError(f"{out} holds a checkpoint already; choose another folder")
     return Path(out)
 

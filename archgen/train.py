@@ -196,6 +196,7 @@ class Run:
         samples: int,
         exact: bool = True,
         predictor: PropertyPredictor | None = None,
+        text_denoiser: GraphDenoiser | None = None,
     ) -> None:
         """Write the checkpoint and its card, and end the run.
 
@@ -206,11 +207,14 @@ class Run:
             samples: Samples for the numbers on the card; without any there is no card.
             exact: Whether distances of distributions are on it too.
             predictor: Of the measured properties.
+            text_denoiser: What texts steer.
         """
         accelerator = self.accelerator
         if accelerator.is_main_process:
             denoiser = self.averaged()
-            pipeline = ArchitecturePipeline(denoiser, self.scheduler, predictor, space=self.space.spec, rows=rows)
+            pipeline = ArchitecturePipeline(
+                denoiser, self.scheduler, predictor, text_denoiser, space=self.space.spec, rows=rows
+            )
             own = {
                 "parameters": sum(p.numel() for p in denoiser.parameters()),
                 "seconds": round(self.descent.seconds, 1),
@@ -222,8 +226,8 @@ class Run:
                 pipeline.save_pretrained(temporary)
                 content = json.dumps({"name": folder.name, **facts, **own}, indent=1)
                 (temporary / "training.json").write_text(content)
-            (folder / "state" / "state.pt").unlink(missing_ok=True)
             if samples:
                 evaluate(str(folder), n=samples, exact=exact, write=True)
+            (folder / "state" / "state.pt").unlink(missing_ok=True)
         accelerator.wait_for_everyone()
         accelerator.end_training()

@@ -88,11 +88,13 @@ def train_text(
         raise ValueError(f"encoder is 'minilm' or 'scratch', got {encoder!r}")
     if objective not in ("archgen", "archbert"):
         raise ValueError(f"objective is 'archgen' or 'archbert', got {objective!r}")
-    shares = spaces or {"nasbench201": 0.5, "nasbench101": 0.2, "mnasnet": 0.3}
+    shares = {"nasbench201": 0.5, "nasbench101": 0.2, "mnasnet": 0.3} if spaces is None else spaces
+    if not shares or not all(0 < share < float("inf") for share in shares.values()):
+        raise ValueError(f"spaces names at least one, each with a share above 0, got {shares!r}")
+    corpora = {name: Corpus(facts_of(name), "without" if held_out else "all") for name in shares}
     folder = Path(out)
     accelerator = make_accelerator(folder / "state", mixed_precision, trackers, recipe)
     torch.manual_seed(seed)
-    corpora = {name: Corpus(facts_of(name), "without" if held_out else "all") for name in shares}
     model = fresh_model(encoder, corpora, seed)
     mixture = mixture or Mixture()
     if objective == "archbert":  # which learns from nothing else

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,7 +16,7 @@ from archgen.checks import check_counts
 from archgen.corpus import Corpus, Mixture
 from archgen.denoiser import GraphDenoiser, Text
 from archgen.descent import Descent
-from archgen.hub import replacing_folder
+from archgen.hub import replacing_folder, resolve
 from archgen.pipeline import ArchitecturePipeline
 from archgen.scheduler import AbsorbingScheduler
 from archgen.text import ArchBERT
@@ -23,6 +25,7 @@ from archgen.vocabulary import facts_of
 
 SILENCE = 0.1  # share of the texts that are dropped
 EACH = 8  # architectures a text
+CARD = ("README.md", "training.json", "results.json")  # what a checkpoint holds beside its parts
 
 
 def train_told(
@@ -43,7 +46,7 @@ def train_told(
     Started again with the same recipe, a run that was stopped goes on from its last saved step.
 
     Args:
-        checkpoint: Folder or name of the generator's checkpoint.
+        checkpoint: Folder or name of the generator's checkpoint, which is one of the absorbing process.
         out: Folder of the new one, with all that the other has; the state of the run is kept in `out/state`.
         text: The text model, whose tokens it attends to.
         max_steps: Optimizer steps.
@@ -54,11 +57,16 @@ def train_told(
         seed: Seed of everything drawn.
         save_every: Steps between saved states.
         mixed_precision: `no`, `bf16` or `fp16`.
+
+    Raises:
+        ValueError: If the recipe is at fault.
     """
-    recipe = dict(locals())
-    check_counts(max_steps=max_steps, batch_size=batch_size, save_every=save_every)
+    recipe = {name: value for name, value in locals().items() if name != "out"}
+    check_counts(max_steps=max_steps, batch_size=batch_size, save_every=save_every, width=width, depth=depth)
     folder = Path(out)
     pipeline, reader = ArchitecturePipeline.load(checkpoint), ArchBERT.load(text)
+    if not isinstance(pipeline.scheduler, AbsorbingScheduler):
+        raise ValueError(f"texts steer the absorbing process alone, and {checkpoint} has another")
     corpus = Corpus(facts_of(pipeline.space.name), "without")
     accelerator = make_accelerator(folder / "state", mixed_precision, None, recipe)
     torch.manual_seed(seed)
@@ -75,8 +83,15 @@ def train_told(
         descent.down({"loss": loss_of(model, codes, told, random)})
     if accelerator.is_main_process:
         pipeline.register_modules(text_denoiser=descent.averaged())
+        source, told = resolve(checkpoint), {"recipe": recipe, "seconds": round(descent.seconds, 1), **descent.losses}
         with replacing_folder(folder) as temporary:
             pipeline.save_pretrained(temporary)
+            for name in CARD:
+                if (source / name).is_file():
+                    shutil.copy(source / name, temporary / name)
+            facts = temporary / "training.json"
+            known = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else {}
+            facts.write_text(json.dumps({**known, "told": told}, indent=1), encoding="utf-8")
         state.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     accelerator.end_training()

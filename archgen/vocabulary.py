@@ -208,5 +208,10 @@ def wished(request: Request) -> list[str]:
 
 @cache
 def facts_of(name: str) -> Facts:
-    """The facts of a space, made once."""
+    """The facts of a space, made once.
+
+    Raises:
+        ValueError: If there are no words for it.
+    """
+    check_words(name)
     return Facts(load_space(name))

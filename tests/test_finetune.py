@@ -194,6 +194,19 @@ def test_a_stopped_run_resumes_to_the_same_bits(place, grown, monkeypatch):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_a_run_stopped_while_its_card_is_measured_can_be_finished(place, monkeypatch):
+    request = {"table": str(place / "small.csv"), "targets": "new", **QUICK, "samples": 8}
+    out = place / "unmeasured"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("archgen.train.evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        finetune(str(place / "base"), out=str(out), **request)
+    assert not (out / "results.json").exists()
+    finetune(str(place / "base"), out=str(out), **request)
+    assert (out / "results.json").exists() and not (out / "state" / "state.pt").exists()
+    with pytest.raises(ValueError, match="holds a checkpoint already"):
+        finetune(str(place / "base"), out=str(out), **request)
+
+
 def test_memories_are_drawn_under_wishes_about_what_was_measured(place):
     source = ArchitecturePipeline.load(place / "base")
     codes, asked = remember(source, 300, Events(), torch.Generator().manual_seed(0))

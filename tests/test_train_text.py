@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from archgen.constraint import Constraint
@@ -136,6 +137,51 @@ def test_a_generator_that_hears_keeps_all_it_had_and_goes_on_where_it_was_stoppe
     assert all(torch.equal(left[key], right[key]) for key in left)
     result = one(n=8, text="no pooling", text_weight=2.0, generator=torch.Generator().manual_seed(0))
     assert not any("pool" in str(architecture) for architecture in result.architectures)
+    facts = json.loads((tmp_path / "whole" / "training.json").read_text())
+    assert facts["told"]["recipe"]["max_steps"] == 4 and facts["rows"] == 15_625
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"max_steps": 0}, "max_steps"),
+        ({"spaces": {}}, "at least one"),
+        ({"spaces": {"nasbench201": -1.0}}, "share above 0"),
+        ({"spaces": {"mobilenetv3": 1.0}}, "there are words for"),
+        ({"encoder": "bart"}, "encoder"),
+        ({"objective": "contrast"}, "objective"),
+    ],
+)
+def test_a_recipe_at_fault_is_refused_before_anything_is_written(tmp_path, settings, reason):
+    with pytest.raises(ValueError, match=reason):
+        train_text(str(tmp_path / "out"), **{"max_steps": 1, "batch_size": 2, "encoder": "scratch"} | settings)
+    assert not (tmp_path / "out" / "text").exists()
+
+
+def test_a_learning_rate_is_a_number(tmp_path):
+    network = torch.nn.Linear(1, 1)
+    for groups, lr in (([*network.parameters()], float("nan")), ([{"params": network.parameters(), "lr": -1.0}], 0.1)):
+        with pytest.raises(ValueError, match="learning rate"):
+            Descent(Accelerator(cpu=True), network, groups, 1, 0, tmp_path / "state.pt", {}, 1, lr)
+
+
+def test_shares_of_texts_are_shares():
+    with pytest.raises(ValueError, match="caption"):
+        Mixture(caption=-0.1)
+    with pytest.raises(ValueError, match="at most 1"):
+        Mixture(unknown=0.6, unrelated=0.6)
+
+
+def test_texts_steer_the_absorbing_process_alone(tmp_path):
+    with pytest.raises(ValueError, match="absorbing"):
+        train_told("nasbench201-ve", str(tmp_path / "out"), max_steps=1)
+
+
+def test_long_texts_are_learned_from_too():
+    source, drawn = Corpus(facts_of("nasbench201"), "without"), Random(0)
+    learned = [len(text.text) for _ in range(40) for text in source.texts(32, drawn, Mixture())]
+    written = [len(source.text(drawn, Mixture()).text) for _ in range(1000)]
+    assert sum(length > 150 for length in learned) > 0.2 * len(learned) * sum(n > 150 for n in written) / len(written)
 
 
 def test_a_corpus_is_a_file_whose_constraints_hold_as_often_as_it_says(tmp_path):
