@@ -14,7 +14,7 @@ from archgen.benchmark import BudgetExhausted
 from archgen.constraint import neighbours
 from archgen.goal import PENALTY
 from archgen.space import SearchSpace
-from archgen.study import Study, size_of
+from archgen.study import Study, distinct_members, size_of
 
 POPULATION, TOURNAMENT = 20, 10  # of regularized evolution
 NSGA_POPULATION = 20
@@ -167,6 +167,8 @@ def describe(space: SearchSpace, codes: Int[Tensor, "rows holes"]) -> Float[Tens
 def nsga2(study: Study, generator: torch.Generator, batch_size: int) -> None:
     """NSGA-II by Optuna, with a population of 20; what is no member is told to it as a failure, and free.
 
+    In a space that is too large to list, of which a table has some members, the nearest of them is asked.
+
     Source: Deb et al., IEEE TEC 2002; the implementation is Optuna's `NSGAIISampler`.
     """
     import optuna
@@ -175,10 +177,14 @@ def nsga2(study: Study, generator: torch.Generator, batch_size: int) -> None:
     sampler = optuna.samplers.NSGAIISampler(population_size=NSGA_POPULATION, seed=study.seed)
     directions = ["maximize"] * (2 if study.problem.goal.minimize else 1)
     optimizer = optuna.create_study(directions=directions, sampler=sampler)
+    scattered = study.problem.members is not None and distinct_members(study.problem.space) is None
     rejected = 0
     while rejected < REJECTED:
         trial = optimizer.ask()
         codes = suggested(trial, study.problem.space)
+        if scattered:
+            members = study.problem.members
+            codes = members[(members != codes).sum(-1).argmin()][None]
         rejected = 0 if study.problem.admits(codes) else rejected + 1
         if rejected:
             optimizer.tell(trial, state=optuna.trial.TrialState.FAIL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -45,8 +46,8 @@ class Table:
 
     @property
     def name(self) -> str:
-        """File name without its suffix."""
-        return Path(self.path).stem
+        """File name without its suffix; of joined tables all of them."""
+        return " + ".join(Path(path).stem for path in self.path.split(" + "))
 
     @classmethod
     def read(cls, path: str | Path, space: SearchSpace) -> Table:
@@ -71,6 +72,8 @@ class Table:
             row = int(legal.int().argmin())
             raise ValueError(f"{path}, row {row}: {codes[row].tolist()} encodes no member of {space.name}")
         codes, columns, merged = _merge(codes, columns)
+        if merged:
+            warnings.warn(f"{path}: {merged} rows contradict others of the same architecture; averaged", stacklevel=2)
         return cls(space, codes, columns, str(path), merged)
 
     def column(self, name: str) -> Float[Tensor, " rows"]:

@@ -49,6 +49,7 @@ def sample(
     strength: float | None = None,
     particles: int = 64,
     task: str | None = None,
+    resolution: int | None = None,
     evaluated: str | None = None,
     like: str | None = None,
     change: int | None = None,
@@ -81,6 +82,7 @@ def sample(
             variance-exploding process follows the gradient of one column of `table` with it, and needs a number.
         particles: Architectures that compete while they are steered towards a reward.
         task: Images on which the networks are to be accurate: digits, a folder, npz or parquet, as in `fit`.
+        resolution: Side of these images; needed where they differ in size.
         evaluated: Results of `archgen fit` on those images, a file or a folder: what is known of them already.
         like: An architecture (native string, or a JSON file) to start from.
         change: How many decisions of `like` are opened again.
@@ -115,7 +117,7 @@ def sample(
         reward=reward,
         strength=strength,
         particles=particles,
-        task=None if task is None else load_images(task),
+        task=None if task is None else load_images(task, resolution),
         evaluated=evaluated,
         like=start,
         change=change,
@@ -132,7 +134,7 @@ def sample(
         write_lines(out, records)
     if draw is not None:
         draw_all(result.architectures, Path(draw))
-        if result.objectives is not None and len(result.objectives.names) > 1:
+        if result.objectives is not None and len(result.objectives.names) > 1 and len(result.codes):
             from archgen.plot import draw_front
 
             known, kept = (result.objectives.in_own_units(c) for c in (result.objectives.asked[0], result.codes))

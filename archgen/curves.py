@@ -128,14 +128,16 @@ def _figures(curves: Float[Tensor, "trials budget"], goal: float | None) -> dict
 
 
 def _counts(studies: list[Study]) -> dict[str, Any]:
-    """Queries and failures, and the best networks."""
-    best = [study.objectives[:, 0].argmax() for study in studies]
-    space = studies[0].problem.space
-    top = max(range(len(studies)), key=lambda one: studies[one].objectives[best[one], 0].item())
+    """Queries and failures, and the best network, if one was found that meets the limits."""
+    space, level, best = studies[0].problem.space, -PENALTY / 2, None
+    for study in studies:
+        value, row = study.objectives[:, 0].max(0)
+        if value > level:
+            level, best = value, str(space.decode(study.codes[row]))
     return {
         "queries": sum(map(len, studies)),
         "failed": sum(int((~study.values.isfinite().all(-1)).sum()) for study in studies),
-        "best": str(space.decode(studies[top].codes[best[top]])),
+        "best": best,
     }
 
 

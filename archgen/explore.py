@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from archgen.benchmark import BudgetExhausted
 from archgen.goal import PENALTY
 from archgen.pareto import improvement
 from archgen.predictor import PropertyPredictor
@@ -16,6 +17,7 @@ START = 5  # networks asked before anything is learned
 DRAWS = 128  # functions drawn from the posterior for each batch
 PROMISING = 512  # candidates that they are drawn for
 FRESH, PARENTS, CHILDREN, ROUNDS = 512, 16, 32, 3  # candidates in spaces that cannot be listed
+TRIES = 8  # proposals without a new network before the search ends
 CHANGES = 3  # most holes that are opened again in one of the best
 
 
@@ -32,7 +34,9 @@ def explore(study: Study, generator: torch.Generator, batch_size: int) -> None:
     while True:
         if study.measured.isfinite().any(0).all():
             surrogate = Surrogate(study)
-            candidates = proposals(surrogate)
+            candidates = next((found for _ in range(TRIES) if len(found := proposals(surrogate))), None)
+            if candidates is None:
+                raise BudgetExhausted(f"no network was found beside the {len(study)} that were measured")
             study.ask(choose(candidates, surrogate, batch_size, generator))
         else:  # there is nothing to learn from yet
             study.ask(problem.sample(batch_size, generator))
@@ -146,7 +150,7 @@ class Proposals:
         self._drawn, self._at = study.codes, 0
 
     def __call__(self, surrogate: Surrogate) -> Int[Tensor, "candidates holes"]:
-        """Members that were not asked yet."""
+        """Members that were not asked yet, in whatever encoding."""
         problem = self.study.problem
         if problem.members is not None:
             return self._new(problem.members)
@@ -162,7 +166,9 @@ class Proposals:
                 return found
             value = surrogate.optimistic(found)
             best = found[value.topk(min(PARENTS, len(found))).indices]
-        return found
+        known = {one.hash for one in problem.space.decode_all(self.study.codes)}
+        fresh = [one.hash not in known for one in problem.space.decode_all(found)]
+        return found[torch.tensor(fresh, dtype=torch.bool)]
 
     def _new(self, codes: Int[Tensor, "rows holes"]) -> Int[Tensor, "new holes"]:
         asked = set(map(tuple, self.study.codes.tolist()))

@@ -51,7 +51,7 @@ class Goal:
 
         Args:
             space: The search space; its exact costs can be minimized and limited.
-            columns: What is measured.
+            columns: What is measured; of exact costs among them the counted value is meant.
             target: The column to maximize.
             minimize: The column or exact cost to minimize.
             where: Comparisons joined by `and`: of a measured column with a number, or what `Constraint` reads.
@@ -66,7 +66,7 @@ class Goal:
             raise ValueError(f"{target} is counted, not measured; 'minimize' and 'where' take it")
         if target == minimize:
             raise ValueError(f"{target} cannot be high and low at once")
-        limits, rest = _split(where or "", columns)
+        limits, rest = _split(where or "", [name for name in columns if name not in space.cost.names])
         constraint = Constraint(rest, space) if rest else None
         text = f"maximize {target}" + (f" minimize {minimize}" if minimize else "") + (f" where {where}" * bool(where))
         return cls(target, minimize, limits, constraint, text)
@@ -94,16 +94,17 @@ class Goal:
 
 def _split(where: str, columns: Sequence[str]) -> tuple[tuple[Limit, ...], str]:
     """The limits on measured columns in a condition, and what is left of it."""
+    where = where.strip()
     try:
-        tree = ast.parse(where.strip() or "True", mode="eval").body
+        tree = ast.parse(where or "True", mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"cannot read the condition {where[:80]!r}: {error}") from None
     parts = tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]
     limits, rest = [], []
-    for part in parts if where.strip() else []:
+    for part in parts if where else []:
         named = {node.id for node in ast.walk(part) if isinstance(node, ast.Name)} & set(columns)
         (limits if named else rest).append(part)
-    return tuple(map(_limit, limits)), " and ".join(f"({ast.unparse(part)})" for part in rest)
+    return tuple(map(_limit, limits)), " and ".join(f"({ast.get_source_segment(where, part)})" for part in rest)
 
 
 def _limit(part: ast.expr) -> Limit:

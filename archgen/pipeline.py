@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -224,6 +225,13 @@ class ArchitecturePipeline(DiffusionPipeline):
     def _bound(self, codes: Int[Tensor, "batch holes"], bound: Bound) -> Float[Tensor, " batch"]:
         """What the predicted property keeps with that confidence, by split-conformal calibration."""
         (predictor, column), side = self._predictor_of(bound.name), "upper" if bound.upper else "lower"
+        rows = int((~predictor.bounds.residuals[:, column].isnan()).sum())
+        least = math.ceil(round(bound.level / (1 - bound.level), 6))
+        if rows < least:
+            raise ValueError(
+                f"a bound of {100 * bound.level:g} % on {bound.name} needs {least} rows to calibrate with, a fifth of "
+                f"those of a table, and there are {rows}"
+            )
         return getattr(predictor.bounds, side)(predictor.predict(codes), bound.level)[:, column]
 
     def learn(self, table: Table, columns: list[str], seed: int = 0) -> PropertyPredictor:
@@ -367,6 +375,8 @@ class ArchitecturePipeline(DiffusionPipeline):
         if isinstance(self.scheduler, VEScheduler):
             sampler = replace(sampler, pull=self._pull(objectives, strength))
         elif len(objectives.names) > 1:
+            if strength is not None:
+                raise ValueError("strength weighs one objective; several give a Pareto set, without weights")
             return replace(self._front(n, sampler, objectives, particles), understanding=understanding)
 
         def steered(size: int, idle: int) -> Tensor:
@@ -440,7 +450,10 @@ class ArchitecturePipeline(DiffusionPipeline):
         done = [record for record in done if record["data"] == task.digest]
         if not done:
             of_others = f", but of {others}" if others else ""
-            raise ValueError(f"{path} holds no result of a network trained on {task.name}{of_others}")
+            raise ValueError(
+                f"{path} holds no result of a network trained on {task.name}, {task.shape[1]} x {task.shape[2]} pixels"
+                f"{of_others}"
+            )
         codes = torch.stack([self.space.encode(self.space.parse(record["arch"])) for record in done])
         return codes, torch.tensor([float(record["test_acc_pct"]) for record in done])
 

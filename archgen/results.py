@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,7 @@ class Results:
     """The results of a folder: all `results*.jsonl` are read, one of them is appended to.
 
     A line is written in one call and flushed to the disk. What a kill or a full disk leaves of a line is ignored when
-    reading and cut off before the next line is written, so processes with a file of their own need no lock.
+    reading and cut off before the next line is written. Processes that share a file wait for each other.
 
     Args:
         folder: Where the files are.
@@ -49,6 +50,7 @@ class Results:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:
+                fcntl.flock(handle, fcntl.LOCK_EX)  # another process may write the same file
                 size = _whole_lines(handle)
                 os.ftruncate(handle, size)
                 try:
@@ -94,7 +96,7 @@ def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
                 if found.setdefault(key_of(record), record).get("status") == "failed":
                     found[key_of(record)] = record
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{file}, line {number}, is no result of `archgen fit`") from error
+                raise ValueError(f"{file}, line {number}, is no result of `archgen fit` or `search`") from error
     return list(found.values())
 
 

@@ -42,6 +42,8 @@ def search(
     data: str | None = None,
     preset: str = "default",
     epochs: int | None = None,
+    resolution: int | None = None,
+    classes: list[int | str] | None = None,
     train_size: int | None = None,
     skeleton: dict[str, Any] | None = None,
     method: str = "archgen",
@@ -68,6 +70,8 @@ def search(
         data: Instead of a table: images to train networks on, as in `fit`.
         preset: How they are trained, as in `fit`.
         epochs: Passes over the training images, if not those of the preset.
+        resolution: Side of the images; needed where they differ in size.
+        classes: Only these classes, by name or position.
         train_size: Only so many training images.
         skeleton: Settings of the space's skeleton to change, such as {width: 8, cells: 1}.
         method: archgen, random, evolution, local, largest, bo or nsga2, or several separated by commas.
@@ -93,7 +97,13 @@ def search(
     if minimize is not None and (narrow := [name for name in methods if not METHODS[name].pareto]):
         able = ", ".join(name for name, one in METHODS.items() if one.pareto)
         raise ValueError(f"{narrow[0]} takes one objective; for two there are {able}")
+    if transfer is not None and (deaf := [name for name in methods if name != "archgen"]):
+        raise ValueError(f"{deaf[0]} learns nothing from labels of another data set; archgen does")
     if table is not None:
+        training = {"preset": preset != "default", "epochs": epochs, "train_size": train_size, "cpu": cpu}
+        training |= {"skeleton": skeleton, "resolution": resolution, "classes": classes}
+        if given := [name for name, value in training.items() if value]:
+            raise ValueError(f"{given[0]} goes with --data; a table has what was measured")
         problem, optimum = _table_search(space, table, target, minimize, where, transfer)
     else:
         if transfer is not None:
@@ -101,7 +111,7 @@ def search(
         if preset not in PRESETS:
             raise ValueError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         recipe = PRESETS[preset] if epochs is None else replace(PRESETS[preset], epochs=epochs)
-        scaled, images = load_space(space).scaled(skeleton), load_images(data, train_size=train_size)
+        scaled, images = load_space(space).scaled(skeleton), load_images(data, resolution, classes, train_size)
         goal = Goal.parse(scaled, TRAINED, target or TRAINED[0], minimize, where)
         problem, optimum = training_problem(goal, scaled, images, recipe, seed, out, cpu), None
     studies = {name: run_trials(problem, name, budget, trials, batch_size, seed, Results(out)) for name in methods}
@@ -143,6 +153,8 @@ def training_problem(
         raise ValueError("nothing is set aside for validation by this recipe; --target test_acc_pct")
     results = Results(Path(out) / "fit")
     machine = Machine(make_accelerator(out, recipe.mixed_precision, None, {}, cpu))
+    if machine.accelerator.num_processes > 1:
+        raise ValueError("a search trains in one process; start several searches, each with its own --out")
     columns = [name for name in goal.columns if name in TRAINED]
 
     def measure(architectures: list[Architecture]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -34,7 +35,7 @@ class Problem:
         space: The search space.
         goal: What is looked for.
         measure: Values of networks in the columns that are `measured`, NaN where they cannot be had.
-        name: Of what measures, such as a table; part of the key of every result.
+        name: Of what measures, such as a table and the digest of its values; part of the key of every result.
         members: One encoding for each network that may be asked, where they can be listed.
         transfer: What another data set says of encodings, NaN where it says nothing: no query, but stated.
         labels: How many labels of the other data set there are.
@@ -146,11 +147,16 @@ def table_problem(table: Table, goal: Goal, transfer: str | None = None) -> Prob
         transfer: A column of another data set whose labels are all known beforehand.
 
     Raises:
-        ValueError: If a column is missing or empty, or no row meets the constraint.
+        ValueError: If a column is missing or empty, no row has all of them or meets the constraint, or the labels that
+            are known beforehand are those that are looked for.
     """
     space = table.space
+    if transfer in goal.columns:
+        raise ValueError(f"{transfer} is what is searched for; transfer names a column of another data set")
     columns = [table.column(name) for name in goal.columns if name not in space.cost.names]
     values = torch.stack(columns, -1)
+    if not values.isfinite().all(-1).any():
+        raise ValueError(f"no row of {table.path} has all of {', '.join(goal.columns)}")
     every = distinct_members(space)
     whole = every is not None and len(table) >= len(space.legal_codes)
     members = every if whole else _distinct(space, table.codes[values.isfinite().all(-1)])
@@ -169,12 +175,22 @@ def table_problem(table: Table, goal: Goal, transfer: str | None = None) -> Prob
         return found
 
     if transfer is None:
-        return Problem(space, goal, lambda some: rows_of(some, values), table.name, members)
+        name = f"{table.name} {_digest(table.codes, values)}"
+        return Problem(space, goal, lambda some: rows_of(some, values), name, members)
     other = table.column(transfer)[:, None]
+    name = f"{table.name} with {transfer} {_digest(table.codes, values, other)}"
     return Problem(
-        space, goal, lambda some: rows_of(some, values), f"{table.name} with {transfer}", members,
+        space, goal, lambda some: rows_of(some, values), name, members,
         lambda codes: rows_of(space.decode_all(codes), other), int(other.isfinite().sum()),
     )  # fmt: skip
+
+
+def _digest(*tensors: Tensor) -> str:
+    """Eight hex digits of what a table says, so that results of another one, or of an older state, are not its own."""
+    digest = hashlib.blake2b(digest_size=4)
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 # ---- one trial ------------------------------------------------------------------------------------------------------
