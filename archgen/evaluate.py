@@ -308,7 +308,8 @@ DATA_SOURCES = (
 PREDICTOR = (
     "`predictor/` says what would be measured, with bounds of a stated confidence. It holds no measurement: one "
     f"predictor learns from all labels but those of {CALIBRATION} members, and says what it expects of {PUPILS:,}; "
-    "from this the one that is shipped learns, and by the labels that were kept back it is calibrated."
+    "from this the one that is shipped learns, and by the labels that were kept back it is calibrated. "
+    "Below it is compared with all rows of the tables, from most of which the first one learned."
 )
 
 

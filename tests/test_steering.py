@@ -147,6 +147,14 @@ def test_a_table_makes_its_columns_something_to_ask_for(learned):
     assert len(set(values[:, 0].tolist())) > 2
 
 
+def test_a_bound_says_how_many_rows_it_needs(learned):
+    loaded, (_, table) = ArchitecturePipeline.load("nasbench201"), learned
+    few = Table(table.space, table.codes[:40], {LATENCY: table.columns[LATENCY][:40]}, "few.csv")
+    loaded.learn(few, [LATENCY])
+    with pytest.raises(ValueError, match="needs 9 rows"):
+        loaded(n=1, where=f"{LATENCY} <= 1000 @ 90%", generator=seeded())
+
+
 def test_a_confidence_holds_for_what_is_sampled(learned):
     loaded, table = learned
     limit = table.column(LATENCY).median().item()
@@ -232,7 +240,8 @@ def test_functions_at_fault_are_refused_in_one_sentence(pipeline, reward, match)
 
 
 @pytest.mark.parametrize("request_", [{"strength": -1.0}, {"strength": float("nan")}, {"particles": 0},
-                                      {"maximize": ["depth", "nothing"]}, {"minimize": "nothing"}])  # fmt: skip
+                                      {"maximize": ["depth", "nothing"]}, {"minimize": "nothing"},
+                                      {"maximize": "depth", "strength": 1.0}])  # fmt: skip
 def test_bad_settings_are_refused(pipeline, request_):
     with pytest.raises(ValueError):
         pipeline(n=4, reward=convolutions, **request_)

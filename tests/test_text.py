@@ -14,7 +14,7 @@ from torch import nn
 from archgen.beams import CachedLayer
 from archgen.caption import PAIRS_HELD_OUT, Writer
 from archgen.constraint import Constraint, quantity
-from archgen.describe import describe, described, wiring
+from archgen.describe import LABELS, describe, described, wiring
 from archgen.numerals import find_numbers
 from archgen.phrases import is_held_out, kept_back, language
 from archgen.reading import (
@@ -247,8 +247,11 @@ def test_descriptions_are_true(space):
         names = [name for name in facts.attributes if name not in ("depth", "params", "flops")]
         if space != "mnasnet":  # whose nouns hold numbers too
             assert said == [values[name][row].item() for name in names]
-        assert f"{values['params'][row]:.3g} million parameters" in costs
+        assert [one.value for one in find_numbers(costs)] == pytest.approx(
+            [values["depth"][row].item(), *(1e6 * values[name][row].item() for name in ("params", "flops"))], rel=6e-3
+        ) or "no path" in costs
         assert _graph_of(wiring(cell), len(cell.nodes)) == set(cell.edges)
+        assert _kinds_of(wiring(cell)) == [LABELS.get(one.op, one.op.replace("_", " ")) for one in cell.nodes[1:-1]]
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -262,6 +265,15 @@ def test_what_is_read_in_descriptions_is_true(space):
         assert facts.holds(request, facts.of(row[None]))
         clauses += len(request)
     assert clauses > 300
+
+
+def _kinds_of(text: str) -> list[str]:
+    """The operations that a wiring in words tells, in order."""
+    if text.startswith("From input to output"):
+        parts = text.partition(": ")[2].split("; ")
+    else:
+        parts = [part.partition(" is ")[2].rpartition(" on ")[0] for part in text.split("; ")[:-1]]
+    return [part.partition(": ")[0].rstrip(".").removeprefix("an ").removeprefix("a ") for part in parts]
 
 
 def _graph_of(text: str, nodes: int) -> set[tuple[int, int]]:

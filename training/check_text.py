@@ -5,7 +5,7 @@
 Parts: `queries` (graded requests, with controls beside them; `--method` leaves something out, see `METHODS`),
 `wording` (phrases and combinations that were kept from training), `leaks` (whether an architecture alone gives an
 answer away), `twins` (texts that differ in one word or number), `retrieval` (text to architectures and back),
-`clones` (networks one change apart against random pairs), `questions`.
+`clones` (networks one change apart against random pairs), `questions`, `speed`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from random import Random
+from statistics import median
 from typing import Any
 
 import torch
@@ -518,6 +522,37 @@ def questions(model: ArchBERT, n: int = 200, seed: int = 5) -> dict[str, float]:
     return found
 
 
+# ---- time -----------------------------------------------------------------------------------------------------------
+def speed(model: ArchBERT, n: int = 100, seed: int = 7) -> dict[str, float]:
+    """Seconds of a first answer in a fresh process, of one more, and of many texts at once, with nothing else running.
+
+    Args:
+        model: The reader.
+        n: Requests that are answered at once.
+        seed: Of the requests.
+    """
+    asked = [sys.executable, "-m", "archgen", "ask", "a small network without pooling"]
+    began = time.perf_counter()
+    subprocess.run(asked, check=True, capture_output=True)
+    first = time.perf_counter() - began
+    writer, random = Writer(facts_of("nasbench201"), "phrases"), Random(seed)
+    texts = [writer.request(random).text for _ in range(n)]
+    pipeline = ArchitecturePipeline.load("nasbench201")
+    pipeline.set_progress_bar_config(disable=True)
+    single = []
+    for text in texts[:12]:
+        began = time.perf_counter()
+        for one in understand([text], "nasbench201", model):
+            if isinstance(one, Understanding):
+                answer(pipeline, one, 10)
+        single.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    read = understand(texts, "nasbench201", model)
+    answers(pipeline, [one for one in read if isinstance(one, Understanding)], 10)
+    found = {"first answer": first, "one more": median(single[2:]), f"{n} at once": time.perf_counter() - began}
+    return {name: round(seconds, 2) for name, seconds in found.items()}
+
+
 def check_text(
     part: str = "queries",
     checkpoint: str = "archbert",
@@ -532,7 +567,7 @@ def check_text(
     """Measure one part and print it.
 
     Args:
-        part: queries, wording, leaks, twins, retrieval, clones or questions.
+        part: queries, wording, leaks, twins, retrieval, clones, questions or speed.
         checkpoint: Folder or name of the text model.
         file: Graded queries.
         n: How many; architectures a query, or texts.
@@ -543,7 +578,7 @@ def check_text(
         weight: How much words steer the generator.
     """
     parts = {"queries": queries, "wording": wording, "twins": twins, "retrieval": retrieval, "clones": clones,
-             "questions": questions}  # fmt: skip
+             "questions": questions, "speed": speed}  # fmt: skip
     if part not in (*parts, "leaks"):
         raise ValueError(f"part is one of {', '.join(parts)} and leaks, got {part!r}")
     more: dict[str, Any] = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
