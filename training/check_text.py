@@ -531,7 +531,8 @@ def speed(model: ArchBERT, n: int = 100, seed: int = 7) -> dict[str, float]:
         n: Requests that are answered at once.
         seed: Of the requests.
     """
-    asked = [sys.executable, "-m", "archgen", "ask", "a small network without pooling"]
+    command = "from archgen.cli import main; main()"
+    asked = [sys.executable, "-c", command, "ask", "a small network without pooling"]
     began = time.perf_counter()
     subprocess.run(asked, check=True, capture_output=True)
     first = time.perf_counter() - began
