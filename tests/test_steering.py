@@ -181,7 +181,7 @@ def test_a_data_set_is_a_condition_and_evaluations_on_it_are_evidence(pipeline, 
         told = pipeline(n=20, task=images, evaluated=tmp_path, generator=seeded())
         levels.append(sum(record["task_acc_pct"] for record in told.records()) / 20)
     assert levels[0] < 60 < levels[1]
-    with pytest.raises(ValueError, match="another, but of digits"):
+    with pytest.raises(ValueError, match="another, 8 x 8 pixels, but of digits"):
         pipeline(n=2, task=replace(images, name="another", test_labels=images.test_labels.flip(0)), evaluated=tmp_path)
 
 
