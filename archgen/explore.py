@@ -166,9 +166,7 @@ class Proposals:
                 return found
             value = surrogate.optimistic(found)
             best = found[value.topk(min(PARENTS, len(found))).indices]
-        known = {one.hash for one in problem.space.decode_all(self.study.codes)}
-        fresh = [one.hash not in known for one in problem.space.decode_all(found)]
-        return found[torch.tensor(fresh, dtype=torch.bool)]
+        return found[~self.study.asked(problem.space.decode_all(found))]
 
     def _new(self, codes: Int[Tensor, "rows holes"]) -> Int[Tensor, "new holes"]:
         asked = set(map(tuple, self.study.codes.tolist()))

@@ -38,6 +38,11 @@ class Telling:
     text: Text
     weight: float
 
+    def __post_init__(self) -> None:
+        """Take the tokens to where the network is."""
+        memory, mask = self.text
+        self.text = memory.to(self.network.device), mask.to(self.network.device)
+
     def __call__(self, codes: Int[Tensor, "batch holes"]) -> Float[Tensor, "batch holes options"]:
         """What the text adds to the logits; zero where a hole has no such option."""
         told, free = self.network(codes, text=self.text), self.network(codes)

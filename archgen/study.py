@@ -220,6 +220,10 @@ class Study:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def asked(self, architectures: list[Architecture]) -> Bool[Tensor, " networks"]:
+        """Which networks were asked, in whatever encoding."""
+        return torch.tensor([one.hash in self._row for one in architectures], dtype=torch.bool)
+
     @property
     def measured(self) -> Float[Tensor, "queries measured"]:
         """The columns that were measured, without exact costs."""
