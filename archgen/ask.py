@@ -81,7 +81,7 @@ def ask(
             print(f"refused: {one}")
             continue
         result = next(results)
-        records = result.records()
+        records = result.records(predicted=out is not None)
         lines += [one.record(), *records]
         found += result.architectures
         one.say()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import re
 import sys
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from archgen.graph import Architecture
     from archgen.pipeline import ArchitecturePipeline
 
+COLLECTED = 50_000  # new objects before garbage is looked for: among those of imports it would take two seconds
 COMMANDS = {  # the module that holds the function, and what it does; imported when it is called
     "sample": ("archgen.cli", "architectures from a checkpoint, under any conditions"),
     "ask": ("archgen.ask", "architectures from words, or a refusal with the reason"),
@@ -129,7 +132,7 @@ def sample(
     )
     if result.understanding is not None:
         result.understanding.say()
-    records = result.records()
+    records = result.records(predicted=out is not None)
     if out is not None:
         write_lines(out, records)
     if draw is not None:
@@ -199,6 +202,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: What stands behind `archgen`; from the command line if absent.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:  # alone in its process, where imports make a million objects that stay
+        gc.set_threshold(COLLECTED)
+        atexit.register(gc.freeze)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return

@@ -19,6 +19,8 @@ RECURRING = 4  # of them share a path before it gets a column
 SUFFIX = 4  # operations of a path that are told apart, counted from the output
 SHAPE = 4  # columns of the group of that name
 
+Counted = tuple[Counter[tuple[str, ...]], tuple[float, ...]]  # paths and shape of an architecture, see `count_paths`
+
 
 class GraphFeatures:
     """Features of the members of a space. What takes long is kept for every encoding once seen.
@@ -41,12 +43,14 @@ class GraphFeatures:
     def __init__(self, space: SearchSpace):
         self.space = space
         codes = space.sample(SAMPLE, torch.Generator().manual_seed(0))
-        counted = [count_paths(architecture) for architecture in space.decode_all(codes)]
+        counted = _counted_paths(space, codes)
         found = Counter(path for paths, _ in counted for path in paths)
         self._column = {path: i for i, path in enumerate(sorted(p for p, n in found.items() if n >= RECURRING))}
         self._alike = not self._column and len({shape for _, shape in counted}) == 1
         self._place: dict[tuple[int, ...], int] = {}  # of an encoding in the table of its paths
         self._paths = torch.empty(0, SHAPE + len(self._column))
+        if not self._alike:
+            self._keep(dict(zip(map(tuple, codes.tolist()), counted, strict=True)))
         raw = self._raw(codes)
         varying = {name: x.var(0) > 1e-12 for name, x in raw.items()}
         self.groups = [name for name, columns in varying.items() if columns.any()]
@@ -88,20 +92,26 @@ class GraphFeatures:
         if self._alike:
             return torch.zeros(len(codes), SHAPE, dtype=torch.float64)
         keys = [tuple(row) for row in codes.tolist()]
-        new = [key for key in dict.fromkeys(keys) if key not in self._place]
-        if new:
-            counts = torch.zeros(len(new), self._paths.shape[1])
-            for row, architecture in enumerate(self.space.decode_all(torch.tensor(new))):
-                paths, shape = count_paths(architecture)
-                counts[row, :SHAPE] = torch.tensor(shape)
-                for path in paths.keys() & self._column.keys():
-                    counts[row, SHAPE + self._column[path]] = math.log1p(paths[path])
-            self._place |= {key: len(self._place) + row for row, key in enumerate(new)}
-            self._paths = torch.cat([self._paths, counts])
+        if new := [key for key in dict.fromkeys(keys) if key not in self._place]:
+            self._keep(dict(zip(new, _counted_paths(self.space, torch.tensor(new)), strict=True)))
         return self._paths[[self._place[key] for key in keys]].double()
 
+    def _keep(self, counted: dict[tuple[int, ...], Counted]) -> None:
+        """Take the counts of encodings that were not seen yet into the table."""
+        counts = torch.zeros(len(counted), self._paths.shape[1])
+        for row, (paths, shape) in enumerate(counted.values()):
+            counts[row, :SHAPE] = torch.tensor(shape)
+            for path in paths.keys() & self._column.keys():
+                counts[row, SHAPE + self._column[path]] = math.log1p(paths[path])
+        self._place |= {key: len(self._place) + row for row, key in enumerate(counted)}
+        self._paths = torch.cat([self._paths, counts])
 
-def count_paths(architecture: Architecture) -> tuple[Counter[tuple[str, ...]], tuple[float, ...]]:
+
+def _counted_paths(space: SearchSpace, codes: Int[Tensor, "rows holes"]) -> list[Counted]:
+    return [count_paths(architecture) for architecture in space.decode_all(codes)]
+
+
+def count_paths(architecture: Architecture) -> Counted:
     """How often each sequence of last operations leads from input to output of the simplified graph, and its shape.
 
     Returns:

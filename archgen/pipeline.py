@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -56,16 +56,21 @@ class ArchitectureOutput(BaseOutput):
         codes: Their encodings, `(found, holes)`.
         drawn: How many were drawn to find them.
         objectives: What they were steered towards, with all that was computed on the way.
-        predicted: For each property that the checkpoint predicts mean and standard deviation, `(found, 2)`.
         understanding: What the text was understood to ask for.
+        predict: Computes `predicted`.
     """
 
     architectures: list[Architecture]
     codes: Tensor
     drawn: int
     objectives: Objectives | None = None
-    predicted: dict[str, Tensor] = field(default_factory=dict)
     understanding: Understanding | None = None
+    predict: Callable[[], dict[str, Tensor]] = dict
+
+    @cached_property
+    def predicted(self) -> dict[str, Float[Tensor, "found 2"]]:
+        """Mean and standard deviation of each property that the checkpoint predicts, computed when first asked for."""
+        return self.predict()
 
     @cached_property
     def costs(self) -> dict[str, Float[Tensor, " found"]]:
@@ -75,11 +80,19 @@ class ArchitectureOutput(BaseOutput):
     def part(self, start: int, stop: int) -> ArchitectureOutput:
         """Some of the architectures, in a row."""
         rows = slice(start, stop)
-        predicted = {name: values[rows] for name, values in self.predicted.items()}
-        return replace(self, architectures=self.architectures[rows], codes=self.codes[rows], predicted=predicted)
 
-    def records(self) -> list[dict[str, Any]]:
-        """One JSON object an architecture: `space`, `arch`, `hash`, `graph`, costs, objectives, `predicted`."""
+        def predict() -> dict[str, Tensor]:
+            return {name: values[rows] for name, values in self.predicted.items()}
+
+        return replace(self, architectures=self.architectures[rows], codes=self.codes[rows], predict=predict)
+
+    def records(self, predicted: bool = True) -> list[dict[str, Any]]:
+        """One JSON object an architecture: `space`, `arch`, `hash`, `graph`, costs, objectives, `predicted`.
+
+        Args:
+            predicted: Whether what is predicted is wanted, which takes longest.
+        """
+        moments = self.predicted if predicted else {}
         numbers = self.costs | (self.objectives.in_own_units(self.codes) if self.objectives else {})
         return [
             {
@@ -88,7 +101,7 @@ class ArchitectureOutput(BaseOutput):
                 "hash": architecture.hash,
                 "graph": {key: value for key, value in architecture.to_dict().items() if key != "space"},
                 **{name: _number(value[row].item()) for name, value in numbers.items()},
-                "predicted": {name: _moments(values[row]) for name, values in self.predicted.items()},
+                "predicted": {name: _moments(values[row]) for name, values in moments.items()},
             }
             for row, architecture in enumerate(self.architectures)
         ]
@@ -416,8 +429,7 @@ class ArchitecturePipeline(DiffusionPipeline):
         """What the words say to the network that was trained with texts."""
         if understanding is None or self.text_denoiser is None or not weight:
             return None
-        memory, mask = (part.to(self.text_denoiser.device) for part in understanding.tokens)
-        return Telling(self.text_denoiser, (memory, mask), weight)
+        return Telling(self.text_denoiser, understanding.tokens, weight)
 
     def _objectives(
         self,
@@ -563,14 +575,19 @@ class ArchitecturePipeline(DiffusionPipeline):
     def output(
         self, codes: Int[Tensor, "found holes"], drawn: int, objectives: Objectives | None = None
     ) -> ArchitectureOutput:
-        """Encodings as a result, with what is predicted of them."""
-        predicted = {}
-        different, inverse = unique_rows(codes)
-        for predictor in self._predictors if len(codes) else []:
-            prediction = predictor.predict(different)
-            moments = torch.stack([prediction.mean, prediction.std], -1)[inverse]
-            predicted |= {name: moments[:, column] for column, name in enumerate(predictor.config.names)}
-        return ArchitectureOutput(self.space.decode_all(codes), codes, drawn, objectives, predicted)
+        """Encodings as a result, with what the predictors of now say of them."""
+        predictors = [*self._predictors]
+
+        def predict() -> dict[str, Tensor]:
+            predicted = {}
+            different, inverse = unique_rows(codes)
+            for predictor in predictors if len(codes) else []:
+                prediction = predictor.predict(different)
+                moments = torch.stack([prediction.mean, prediction.std], -1)[inverse]
+                predicted |= {name: moments[:, column] for column, name in enumerate(predictor.config.names)}
+            return predicted
+
+        return ArchitectureOutput(self.space.decode_all(codes), codes, drawn, objectives, predict=predict)
 
     def _template(self, like: str | Architecture | None, change: int | None) -> Int[Tensor, " holes"]:
         if like is None:
