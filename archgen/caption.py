@@ -12,8 +12,9 @@ from functools import partial
 from itertools import combinations
 from random import Random
 
+from archgen.language import alternative, is_held_out, usual
 from archgen.numerals import find_numbers, small_number
-from archgen.phrases import END, MIDDLE, START, Number, Phrase, Phrases, alternative, is_held_out, usual
+from archgen.phrases import END, MIDDLE, START, Number, Phrase, Phrases
 from archgen.vocabulary import MILLIONS, Facts, Predicate, Request
 
 PAIRS_HELD_OUT = 0.05  # share of pairs of kinds of phrases that are kept from training
@@ -29,7 +30,7 @@ STORIES, OPENINGS = 0.4, 0.65  # shares of requests with something else around, 
 MASHED = 0.05  # share of texts that are no requests that are no words either
 CONTRARY = 0.04  # share of requests that contradict themselves on purpose
 PREDICATES = (0.27, 0.37, 0.25, 0.11)  # shares of requests with one to four phrases
-STACKED = 0.15  # share of those with several that have two adjectives
+STACKED = 0.18  # share of those with several that have two or three adjectives
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class Writer:
             )
             phrases = self.phrases.draw(random, count)
             if count > 1 and random.random() < STACKED:
-                phrases[:2] = self.phrases.adjective(random), self.phrases.adjective(random)
+                stacked = 3 if count > 2 and random.random() < 0.4 else 2
+                phrases[:stacked] = [self.phrases.adjective(random) for _ in range(stacked)]
             if not self._admits(phrases):
                 continue
             named = [

@@ -21,7 +21,7 @@ from archgen.checks import check_counts
 from archgen.constraint import neighbours
 from archgen.describe import described
 from archgen.graph import Architecture, to_batch
-from archgen.phrases import is_held_out
+from archgen.language import is_held_out
 from archgen.reading import Unreadable, spelled
 from archgen.show import write_lines
 from archgen.space import SearchSpace

@@ -7,8 +7,8 @@ from random import Random
 
 from archgen.caption import Text
 from archgen.graph import Architecture, Node
+from archgen.language import language, singular_plural
 from archgen.numerals import SMALL, Mention, find_numbers, small
-from archgen.phrases import language, singular_plural
 from archgen.reading import LITERALS, NUMBERS
 from archgen.vocabulary import MILLIONS, Facts, Predicate
 

@@ -1,126 +1,23 @@
 """Phrases: parts of requests in words, each with what it means.
 
-Their forms are in `language.yaml`; what vague words mean is said here, for each space.
+Their forms are in `language.yaml`; what vague words mean is in `meaning.py`.
 """
 
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from random import Random
 from typing import Any
 
-import yaml
-
+from archgen.language import alternative, bank, singular_plural, usual
+from archgen.meaning import ALL_OF, COUNTED, DISTINCT, ELSEWHERE, PARTITIONS, STYLES, WORDS
 from archgen.numerals import large_number, rounded, small_number
 from archgen.vocabulary import OPERATIONS, Facts
 
-HELD_OUT = 0.15  # share of phrases, and of nouns, that are kept from training
-USUAL = 4  # phrases that a list begins with, which are said most: none of them is held out
-LEAST_HELD = 6  # of a list with fewer phrases none is held out
 BEYOND = 0.05  # share of sizes that are far from any that there is
 START, MIDDLE, END = "\x01", "\x02", "\x03"  # around the number and the text of what is a number
-SPACE_WORDS = {
-    "tiny": [("params", "<=", "q10")], "small": [("params", "<=", "q30")],
-    "medium": [("params", ">=", "q40"), ("params", "<=", "q60")],
-    "large": [("params", ">=", "q80")], "huge": [("params", ">=", "q95")],
-    "fast": [("flops", "<=", "q30")], "micro": [("flops", "<=", "q10")], "expensive": [("flops", ">=", "q80")],
-    "not_large": [("params", "<", "q80")], "not_small": [("params", ">", "q30")],
-    "not_tiny": [("params", ">", "q10")], "not_huge": [("params", "<", "q95")],
-    "not_fast": [("flops", ">", "q30")], "server": [("flops", ">=", "q80")], "accurate": [("accuracy", ">=", "q95")],
-}  # fmt: skip
-WORDS: dict[str, dict[str, list[tuple[str, str, Any]]]] = {
-    "nasbench201": SPACE_WORDS | {
-        "shallow": [("depth", "<=", 1.0)], "not_shallow": [("depth", ">", 1.0)], "deep": [("depth", ">=", 3.0)],
-        "residual": [("skip", ">=", 1.0)], "resnet": [("skip", ">=", 1.0), ("conv3x3", ">=", 1.0)],
-        "plain": [("skip", "==", 0.0)], "vgg": [("skip", "==", 0.0), ("conv3x3", ">=", 1.0)],
-        "inception": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0), ("pool", ">=", 1.0)],
-        "convless": [("conv", "==", 0.0)], "dense": [("none", "==", 0.0)],
-        "both_convs": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0)],
-    },
-    "nasbench101": SPACE_WORDS | {
-        "shallow": [("depth", "<=", "q20")], "not_shallow": [("depth", ">", "q20")], "deep": [("depth", ">=", "q80")],
-        "inception": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0), ("pool", ">=", 1.0)],
-        "convless": [("conv", "==", 0.0)], "both_convs": [("conv3x3", ">=", 1.0), ("conv1x1", ">=", 1.0)],
-    },
-    "mnasnet": SPACE_WORDS | {
-        "shallow": [("depth", "<=", "q20")], "not_shallow": [("depth", ">", "q20")], "deep": [("depth", ">=", "q80")],
-        "bigger_kernels": [("kernel3", "==", 0.0)],
-        "both_convs": [("kernel3", ">=", 1.0), ("kernel5", ">=", 1.0)],
-    },
-}  # fmt: skip
-COUNTED: dict[str, dict[str, int]] = {  # attributes that are counted, and the largest number worth saying
-    "nasbench201": {"conv3x3": 6, "conv1x1": 6, "pool": 6, "skip": 6, "none": 6, "conv": 6},
-    "nasbench101": {"conv3x3": 5, "conv1x1": 5, "pool": 5, "conv": 5, "ops": 5, "edges": 9},
-    "mnasnet": {
-        "se": 7,
-        "kernel3": 7,
-        "kernel5": 7,
-        "expand1": 7,
-        "expand4": 7,
-        "expand6": 7,
-        "layers1": 7,
-        "layers2": 7,
-        "layers3": 7,
-        "layers4": 1,
-        "layers": 22,
-    },
-}
-ELSEWHERE = {  # attributes of other spaces that this one lacks, and nouns among theirs that leave no doubt
-    "nasbench201": ("se", "kernel5", "expand4", "expand6", "maxpool"),
-    "nasbench101": ("se", "kernel5", "expand4", "expand6"),
-    "mnasnet": ("pool", "maxpool", "none"),
-}
-DISTINCT = {"kernel5": "5|five", "maxpool": "(?i)max", "pool": "(?i)pool"}
-STYLES = {  # well known designs, as they are named, by the words that say what is meant
-    "resnet": ("a ResNet", "ResNet", "a resnet block", "a ResNet block"),
-    "vgg": ("VGG", "a VGG net", "VGG-16", "a VGG block"),
-    "inception": ("Inception", "an Inception block", "GoogLeNet", "an inception module"),
-    "dense": ("DenseNet", "a densely connected cell", "a fully wired cell"),
-}
-ALL_OF = {"nasbench201": 6.0, "nasbench101": 0.0, "mnasnet": 7.0}  # as many as there can be of one kind
-
-
-@cache
-def language() -> dict[str, Any]:
-    """The phrases of `language.yaml`."""
-    return yaml.safe_load((Path(__file__).parent / "language.yaml").read_text(encoding="utf-8"))
-
-
-def is_held_out(phrase: str, share: float = HELD_OUT) -> bool:
-    """Whether a phrase, or a combination, is kept from training; decided by itself alone."""
-    return zlib.crc32(phrase.encode()) % 1000 < 1000 * share
-
-
-def kept_back(forms: list[str]) -> list[str]:
-    """Those of a list that are kept from training, none of what is said most among them."""
-    return [form for form in forms[USUAL:] if is_held_out(form)] if len(forms) >= LEAST_HELD else []
-
-
-@cache
-def bank(held_out: str) -> dict[str, Any]:
-    """The language with, in each of its lists, the phrases that `Phrases` asks for, all of them if there are few."""
-
-    def kept(part: Any) -> Any:
-        if isinstance(part, dict):
-            return {key: kept(value) for key, value in part.items()}
-        forms = [str(form) for form in part]
-        if held_out == "all":
-            return forms
-        held = kept_back(forms)
-        return (held or forms) if held_out == "phrases" else [form for form in forms if form not in held]
-
-    return kept(language())
-
-
-def singular_plural(noun: str) -> tuple[str, str]:
-    """Both forms of a noun of the language; alike where it has one."""
-    singular, _, plural = noun.partition("/")
-    return singular, plural or singular
 
 
 @dataclass
@@ -172,12 +69,14 @@ class Phrases:
             self._neither: 4, self._both: 4, self._one_of: 3, self._instead: 4, self._more: 6, self._together: 3,
             self._as_well: 2, self._more_of_both: 1, self._each: 2, self._double: 2, self._one_absent: 1,
             self._three: 3, self._depth: 5, self._params: 8, self._flops: 7, self._two_counts: 5,
-            self._either_not_both: 2, self._replaced: 1,
+            self._either_not_both: 2, self._replaced: 1, self._listed: 5, self._either_count: 3, self._allowed: 4,
+            self._outnumber: 2,
         }  # fmt: skip
         if OPERATIONS[self.space]:
-            kinds |= {self._only: 5, self._only_two: 3, self._all_convs: 2, self._but: 4}
+            kinds |= {self._only: 5, self._only_two: 3, self._all_convs: 2, self._but: 4, self._nothing_else: 5,
+                      self._of_which: 3, self._one_type: 1}  # fmt: skip
         if ALL_OF[self.space]:
-            kinds[self._every] = 3
+            kinds |= {self._every: 3, self._rest: 3, self._all_but: 3}
         if self.space == "nasbench201":
             kinds |= {self._on_edges: 4, self._half: 1, self._dropped: 4}
         self.kinds, self.weights = list(kinds), list(kinds.values())
@@ -206,10 +105,12 @@ class Phrases:
         marked[slot] = Number(self._marks)
         return f"{START}{self._marks}{MIDDLE}{words}{END}"
 
+    def _countable(self) -> list[str]:
+        """Attributes that stand for a kind of operation or stage."""
+        return [name for name in self.counted if name not in ("layers", "edges", "ops")]
+
     def _attribute(self, random: Random, but: tuple[str, ...] = ()) -> str:
-        return random.choice(
-            [name for name in self.counted if name not in but and name not in ("layers", "edges", "ops")]
-        )
+        return random.choice([name for name in self._countable() if name not in but])
 
     def _plural(self, random: Random, attribute: str) -> str:
         return usual(self.nouns[attribute], random)[1]
@@ -298,7 +199,50 @@ class Phrases:
         return self._of_one(random, "few", "<=", 2.0, ("conv",) if "conv" in self.counted else ())
 
     def _every(self, random: Random) -> Phrase:
-        return self._of_one(random, "every", "==", ALL_OF[self.space], tuple(n for n in self.counted if n != "layers"))
+        kind = "every" if self.space == "nasbench201" else "every_stage"
+        return self._of_one(random, kind, "==", ALL_OF[self.space], tuple(n for n in self.counted if n != "layers"))
+
+    def _all_but(self, random: Random) -> Phrase:
+        """In all places but so many."""
+        attribute, n = self._attribute(random), random.choice([1, 1, 1, 2, 2, 3])
+        role, form = self._form(random, self.bank["all_but" if self.space == "nasbench201" else "all_but_stages"])
+        form = self.fill(form, random, attribute).replace("{n}", small_number(n, random))
+        form = form.replace("{E}", "edge" if n == 1 else "edges").replace("{T}", "stage" if n == 1 else "stages")
+        return Phrase(role, form, [[((attribute,), "==", ALL_OF[self.space] - n)]], "all_but")
+
+    def _rest(self, random: Random) -> Phrase:
+        """So many of one kind, and another in all other places."""
+        a, b = random.choice(PARTITIONS[self.space])
+        n = random.choice([1, 1, 1, 2, 2, 3])
+        role, text, marked = self._counted(random, self.bank["rest"], [a], [n])
+        text = text.replace("{B}", self._plural(random, b)).replace("{S}", usual(self.nouns[b], random)[0])
+        return Phrase(role, text, [[((a,), "==", marked[0])], [((b,), "==", ALL_OF[self.space] - n)]], "rest")
+
+    def _nothing_else(self, random: Random) -> Phrase:
+        """So many of one or two operations, and no other; of empty edges nothing is said."""
+        operations = OPERATIONS[self.space]
+        names = random.sample(operations, random.choice([1, 1, 2]))
+        if len(names) == 1 and random.random() < 0.25:
+            names = ["conv"]
+        numbers = [random.choice([1, 1, 2, 2, 3, 4]) for _ in names]
+        role, text, marked = self._counted(random, self.bank["nothing_else"][str(len(names))], names, numbers)
+        clauses = [[((name,), "==", mark)] for name, mark in zip(names, marked, strict=True)]
+        absent = [name for name in operations if name not in self.facts.expand(names)]
+        return Phrase(role, text, clauses + [[((name,), "==", 0.0)] for name in absent], "nothing_else")
+
+    def _of_which(self, random: Random) -> Phrase:
+        """So many convolutions, and how many of them are of one size."""
+        own = random.choice(["conv3x3", "conv1x1"])
+        n = random.randint(2, 5)
+        m = random.randint(1, n - 1)
+        role, text, marked = self._counted(random, self.bank["of_which"], ["conv", own], [n, m])
+        return Phrase(role, text, [[(("conv",), "==", marked[0])], [((own,), "==", marked[1])]], "of_which")
+
+    def _one_type(self, random: Random) -> Phrase:
+        """Convolutions of one size, whichever."""
+        role, form = self._form(random, self.bank["one_type"])
+        lacking = [(("conv3x3",), "==", 0.0), (("conv1x1",), "==", 0.0)]
+        return Phrase(role, form, [[(("conv",), ">=", 1.0)], lacking], "one_type")
 
     def _only(self, random: Random) -> Phrase:
         operations = OPERATIONS[self.space]
@@ -315,6 +259,70 @@ class Phrases:
         b = self._attribute(random, tuple(overlapping))
         role, form = self._form(random, self.bank[kind])
         return role, form.replace("{A}", self._plural(random, a)).replace("{B}", self._plural(random, b)), a, b
+
+    def _apart(self, random: Random, count: int) -> list[str]:
+        """So many attributes that count different things, or all there are."""
+        count = min(count, len(set(self.facts.expand(self._countable()))))
+        while True:
+            names = random.sample(self._countable(), count)
+            if len(set(self.facts.expand(names))) == sum(len(self.facts.expand((name,))) for name in names):
+                return names
+
+    def _counted(
+        self, random: Random, table: Mapping[str, list[str]], names: Sequence[str], numbers: Sequence[int]
+    ) -> tuple[str, str, list[Number]]:
+        """Role, a form with numbers in {n}, {m}, nouns that go with them in {A}, {B}, and the numbers' marks."""
+        role, form = self._form(random, table)
+        marked: dict[str, Number] = {}
+        for slot, noun, name, number in zip("nm", "AB", names, numbers, strict=False):
+            form = form.replace(f"{{{slot}}}", self._number(small_number(number, random), marked, slot))
+            form = form.replace(f"{{{noun}}}", usual(self.nouns[name], random)[number != 1])
+        return role, form, [*marked.values()]
+
+    def _listed(self, random: Random) -> Phrase:
+        """The counts of several attributes, those of a member."""
+        names = self._apart(random, random.choices([2, 3, 4], [3, 4, 2])[0])
+        row, style = random.randrange(len(self.facts.members)), alternative(random.choice(self.bank["listed"]), random)
+        parts, clauses, marked = [], [], dict[str, Number]()
+        for name in names:
+            n = round(sum(self.facts.table[part][row].item() for part in self.facts.expand((name,))))
+            singular, plural = usual(self.nouns[name], random)
+            if not n and style.startswith("{n} ") and random.random() < 0.7:
+                parts.append(f"no {plural}")
+                clauses.append([((name,), "==", 0.0)])
+                continue
+            number = self._number(small_number(n, random), marked, name)
+            part = style.replace("{n}", number).replace("{P}", plural).replace("{S}", singular)
+            parts.append(part.replace("{N}", singular if n == 1 else plural))
+            clauses.append([((name,), "==", marked[name])])
+        between = random.choice([", ", ", ", "; ", " and ", " + "] if style.startswith("{n} ") else [", ", "; ", " "])
+        last = random.choice([between, " and ", ", and ", " plus "]) if style.startswith("{n} ") else between
+        text = last.join([between.join(parts[:-1]), parts[-1]])
+        return Phrase(random.choice(["np", "say"]), text, clauses, "listed")
+
+    def _either_count(self, random: Random) -> Phrase:
+        """So many of one or so many of another."""
+        names, compare = self._apart(random, 2), random.choice(["==", "==", ">="])
+        numbers = [random.randint(1, min(3, self.counted[name])) for name in names]
+        role, text, marked = self._counted(random, self.bank["either_count"][compare], names, numbers)
+        clause = [((name,), compare, mark) for name, mark in zip(names, marked, strict=True)]
+        return Phrase(role, text, [clause], f"either_count {compare}")
+
+    def _allowed(self, random: Random) -> Phrase:
+        """What may be there or not, perhaps beside what may not."""
+        if random.random() < 0.7:
+            role, form = self._form(random, self.bank["allowed"])
+            return Phrase(role, self.fill(form, random, self._attribute(random)), [], "allowed")
+        role, text, _, b = self._pair(random, "allowed_not")
+        return Phrase(role, text, [[((b,), "==", 0.0)]], "allowed_not")
+
+    def _outnumber(self, random: Random) -> Phrase:
+        """More of one than of two others together."""
+        a, b, c = self._apart(random, 3)
+        role, form = self._form(random, self.bank["outnumber"])
+        for slot, name in zip("ABC", (a, b, c), strict=True):
+            form = form.replace(f"{{{slot}}}", self._plural(random, name))
+        return Phrase(role, form, [[((a,), ">", (b, c))]], "outnumber")
 
     def _neither(self, random: Random) -> Phrase:
         role, text, a, b = self._pair(random, "neither")
@@ -333,7 +341,7 @@ class Phrases:
         return Phrase(role, text, [[((a,), ">=", 1.0)], [((b,), "==", 0.0)]], "without_but")
 
     def _more(self, random: Random) -> Phrase:
-        kind, compare = random.choices([("more", ">"), ("equal", "=="), ("at_least_as", ">=")], [6, 3, 1])[0]
+        kind, compare = random.choices([("more", ">"), ("equal", "=="), ("at_least_as", ">=")], [6, 3, 2])[0]
         role, text, a, b = self._pair(random, kind)
         return Phrase(role, text, [[((a,), compare, (b,))]], kind)
 
@@ -354,11 +362,12 @@ class Phrases:
         return self._of_one(random, "half", ">=", 3.0)
 
     def _each(self, random: Random) -> Phrase:
-        role, text, a, b = self._pair(random, "each")
+        names = ["conv3x3", "conv1x1"] if OPERATIONS[self.space] and random.random() < 0.3 else self._apart(random, 2)
+        kind = "each_conv" if names == ["conv3x3", "conv1x1"] and random.random() < 0.7 else "each"
         n = random.randint(1, 3)
-        phrase = self._numeric(random, role, text, (a,), "==", n, n, "each")
-        ((first,),) = phrase.clauses
-        return Phrase(role, phrase.text, [[first], [((b,), "==", first[2])]], "each")
+        role, text, (mark,) = self._counted(random, self.bank[kind], names[:1], [n])
+        text = text.replace("{B}", usual(self.nouns[names[1]], random)[n != 1])
+        return Phrase(role, text, [[((name,), "==", mark)] for name in names], "each")
 
     def _double(self, random: Random) -> Phrase:
         kind, compare = random.choice([("double_exact", "=="), ("double_least", ">=")])
@@ -367,11 +376,11 @@ class Phrases:
         return Phrase(role, text, [[((a,), compare, (*own, *own))]], kind)
 
     def _two_counts(self, random: Random) -> Phrase:
-        role, text, a, b = self._pair(random, "two_counts")
-        one, other = random.randint(0, min(4, self.counted[a])), random.randint(1, min(4, self.counted[b]))
-        phrase = self._numeric(random, role, text, (a,), "range", one, other, "two_counts")
-        (first,), (second,) = phrase.clauses
-        return Phrase(role, phrase.text, [[((a,), "==", first[2])], [((b,), "==", second[2])]], "two_counts")
+        names = self._apart(random, 2)
+        numbers = [random.randint(0, min(4, self.counted[name])) for name in names]
+        role, text, marked = self._counted(random, self.bank["two_counts"], names, numbers)
+        clauses = [[((name,), "==", mark)] for name, mark in zip(names, marked, strict=True)]
+        return Phrase(role, text, clauses, "two_counts")
 
     def _either_not_both(self, random: Random) -> Phrase:
         role, text, a, b = self._pair(random, "either_not_both")
@@ -494,15 +503,3 @@ class Phrases:
         form = random.choice(self.bank["as_well"])
         text = form.replace("{x}", pair[0].text).replace("{y}", pair[1].text)
         return Phrase("say", text, pair[0].clauses + pair[1].clauses, "as_well")
-
-
-def usual(forms: list[Any], random: Random) -> Any:
-    """One of a list that begins with what is said most."""
-    return forms[int(len(forms) * random.random() ** 2)]
-
-
-def alternative(form: str, random: Random) -> str:
-    """One choice of each (a|b)."""
-    while match := re.search(r"\(([^()|]*(?:\|[^()|]*)+)\)", form):
-        form = form[: match.start()] + random.choice(match[1].split("|")) + form[match.end() :]
-    return form

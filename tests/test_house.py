@@ -18,7 +18,7 @@ from archgen.space import load_space
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (  # a module imports only from layers before its own
-    {"graph", "hub", "synchronize", "checks"},
+    {"graph", "hub", "synchronize", "checks", "language", "meaning"},
     {"space", "images", "results", "plot", "pareto", "calibrate", "gaussian", "unpickle"},
     {"build", "features", "ensemble", "evidence"},
     {"spaces"},

@@ -15,8 +15,8 @@ from archgen.beams import CachedLayer
 from archgen.caption import PAIRS_HELD_OUT, Writer
 from archgen.constraint import Constraint, quantity
 from archgen.describe import LABELS, describe, described, wiring
+from archgen.language import is_held_out, kept_back, language
 from archgen.numerals import find_numbers
-from archgen.phrases import is_held_out, kept_back, language
 from archgen.reading import (
     DONE,
     END,
