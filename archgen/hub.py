@@ -44,6 +44,10 @@ def resolve(checkpoint: str | Path) -> Path:
     known = f"shipped are {', '.join(shipped_checkpoints()) or 'none'}"
     if path.exists():
         raise ValueError(f"{checkpoint} is no checkpoint: it has no model_index.json; {known}")
+    if (other := shipped_folder("checkpoints") / str(checkpoint)).is_dir():
+        raise ValueError(
+            f"{checkpoint} generates nothing, its figures and commands are in {other / 'README.md'}; {known}"
+        )
     if str(checkpoint).count("/") == 1 and not str(checkpoint).startswith((".", "/", "~")):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError

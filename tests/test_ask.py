@@ -4,6 +4,7 @@ import io
 import json
 import random
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -269,16 +270,19 @@ def test_a_damaged_text_model_is_refused_in_one_sentence(tmp_path):
 # ---- what it is measured by -----------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def check_text():
-    return runpy.run_path(str(RECIPES / "check_text.py"))
+    with pytest.MonkeyPatch.context() as patch:  # beside it lie the parts that it imports
+        patch.syspath_prepend(str(RECIPES))
+        return runpy.run_path(str(RECIPES / "check_text.py"))
 
 
-def test_graded_queries_can_be_graded(check_text):
+def test_graded_queries_can_be_graded():
+    requests = runpy.run_path(str(RECIPES / "text_requests.py"))
     for path in (RECIPES / "dev_queries.jsonl", Path(__file__).parent / "queries.jsonl"):
         for line in path.read_text(encoding="utf-8").splitlines():
             query = json.loads(line)
-            met = check_text["grader"](query)
-            assert (met is None) == (query["predicates"][0] in check_text["REFUSALS"]), query
-            members = facts_of(check_text["space_of"](query)).members[:50]
+            met = requests["grader"](query)
+            assert (met is None) == (query["predicates"][0] in requests["REFUSALS"]), query
+            members = facts_of(requests["space_of"](query)).members[:50]
             assert met is None or met(members).shape == (len(members),)
 
 
@@ -300,3 +304,23 @@ def test_the_controls_are_answered_too(check_text, tmp_path):
         found = check_text["queries"](text_model(), str(tmp_path / "few.jsonl"), n=3, **settings)["nasbench201"]
         assert (found["answerable"], found["to be refused"]) == (1, 1)
         assert found["satisfaction at 3"] == 1 or "shuffled" in settings
+
+
+def test_the_card_says_what_was_measured(check_text, tmp_path):
+    row = {"answerable": 3, "to be refused": 2, "satisfaction at 1": 1.0, "satisfaction at 10": 0.75, "lift": 0.7,
+           "false refusals": 0.125, "distinct": 10, "apart": 0.5, "random": 0.1, "best constant list": 0.2,
+           "refused rightly": 0.5}  # fmt: skip
+    spaces = {"nasbench201": row, "mnasnet": {name: v for name, v in row.items() if name != "refused rightly"}}
+    spaces["mnasnet"] |= {"to be refused": 0}
+    found = {name: {"a part of it": {"one": 0.25, "two": -1.0}} for name in (*check_text["PARTS"], "speed")}
+    found |= {"queries": {name: spaces for name in check_text["FILES"]}, "methods": {"lookup": spaces}}
+    folder = tmp_path / "mine"
+    (folder / "text").mkdir(parents=True)
+    (folder / "text" / "model.safetensors").write_bytes(b"0" * 2_000_000)
+    shutil.copy(RECIPES.parent / "checkpoints" / "archbert" / "training.json", folder)
+    check_text["write_card"](folder, found)
+    card = (folder / "README.md").read_text()
+    assert "# mine" in card and "(2 MB)" in card and "nan" not in card and "{" not in card
+    assert "| `nasbench201`, 3 | 1.00 / 0.75 | 0.70 | 0.10 | 0.20 | 0.50 of 2 / 0.125 | 10.0 |" in card
+    assert "| `mnasnet`, 3 | 1.00 / 0.75 | 0.70 | 0.10 | 0.20 | 0.125 | 10.0 |" in card
+    assert "| twins: a part of it | one 0.25 |" in card
