@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -50,6 +51,12 @@ class Problem:
     transfer: Callable[[Int[Tensor, "rows holes"]], Float[Tensor, "rows columns"]] | None = None
     labels: int = 0
     generate: Generate | None = None
+
+    @property
+    def _records(self) -> list[dict[str, Any]]:
+        """What the journal has of this trial, in the order in which it was asked."""
+        records = self.journal.records if self.journal else []
+        return [one for one in records if all(one[name] == value for name, value in self._key.items())]
 
     @property
     def measured(self) -> list[str]:
@@ -215,6 +222,7 @@ class Study:
         self.values = torch.empty(0, len(problem.goal.columns), dtype=torch.float64)
         self._key = {"task": problem.goal.text, "data": problem.name, "recipe": recipe, "seed": seed}
         self._row: dict[str, int] = {}  # by canonical hash
+        self._before = {one["hash"] for one in self._records}  # asked before a stop, and not yet again
         self._idle = 0
 
     def __len__(self) -> int:
@@ -223,6 +231,12 @@ class Study:
     def asked(self, architectures: list[Architecture]) -> Bool[Tensor, " networks"]:
         """Which networks were asked, in whatever encoding."""
         return torch.tensor([one.hash in self._row for one in architectures], dtype=torch.bool)
+
+    @property
+    def _records(self) -> list[dict[str, Any]]:
+        """What the journal has of this trial, in the order in which it was asked."""
+        records = self.journal.records if self.journal else []
+        return [one for one in records if all(one[name] == value for name, value in self._key.items())]
 
     @property
     def measured(self) -> Float[Tensor, "queries measured"]:
@@ -266,7 +280,15 @@ class Study:
         known = {key: self.journal.get({"hash": key, **self._key}) for key in fresh} if self.journal else {}
         found = {key: record["values"] for key, record in known.items() if record is not None}
         missing = [key for key in fresh if key not in found]
+        self._before -= fresh.keys()
         if missing:
+            if self._before:
+                print(
+                    f"archgen: {self.journal.folder} holds {len(self._before)} networks that this trial asked before "
+                    "it was stopped and does not ask now, as on another machine; they are not counted",
+                    file=sys.stderr,
+                )
+                self._before = set()
             measured = self.problem.measure([fresh[key] for key in missing]).double()
             for key, row in zip(missing, measured.tolist(), strict=True):
                 found[key] = row
@@ -282,8 +304,7 @@ class Study:
 
     def replay(self) -> bool:
         """Take the whole trial from the journal, if it is complete there."""
-        records = self.journal.records if self.journal else []
-        records = [one for one in records if all(one[name] == value for name, value in self._key.items())]
+        records = self._records
         if len(records) < self.budget:
             return False
         space = self.problem.space

@@ -329,6 +329,16 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(table, tmp_path, method):
     assert torch.equal(again.values, whole.values)
 
 
+def test_a_resumed_search_that_asks_otherwise_says_so(table, tmp_path, capsys):
+    whole = run(problem_of(table), "evolution", 12, journal=Results(tmp_path))
+    path = tmp_path / "results-0.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[3:9]))
+    run(problem_of(table), "evolution", 12, journal=Results(tmp_path))
+    assert "holds 6 networks that this trial asked before" in capsys.readouterr().err
+    again = run(problem_of(table), "evolution", 12, journal=Results(tmp_path / "other"))
+    assert torch.equal(again.codes, whole.codes) and "asked before" not in capsys.readouterr().err
+
+
 # ---- the command ----------------------------------------------------------------------------------------------------
 def test_the_command_writes_curves_and_a_figure(table, tmp_path, capsys):
     (tmp_path / "chain.yaml").write_text(json.dumps(CHAIN))

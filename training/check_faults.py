@@ -1,10 +1,11 @@
-"""Kills trainings at random moments and fills their disk; what is left must be whole, and end as if nothing had been.
+"""Kills trainings and searches at random moments, and fills their disk; they must end as if nothing had been.
 
 python training/check_faults.py --times 20
 
 One network, saved at every step, is killed (SIGKILL) so often at random moments of training and of writing; a list of
-networks likewise; then a list is trained so many times with files limited to a random size, as on a full disk. The
-weights and results at the end are compared, bit by bit, with those of runs that nothing happened to.
+networks and a search likewise; then a list is trained so many times with files limited to a random size, as on a full
+disk. No file may be half-written, and the weights and results at the end are compared, bit by bit, with those of runs
+that nothing happened to.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 from archgen.classifier import load_network
 from archgen.fit import fit
 from archgen.results import read_results
+from archgen.search import search
 from archgen.space import load_space
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
@@ -109,24 +111,32 @@ def main() -> None:
         def many(folder: str) -> None:
             fit(str(top / "cells.jsonl"), out=str(top / folder), epochs=2, **SETTINGS)
 
+        def look(folder: str) -> None:
+            search("nasbench201", "digits201", "digits_n300r_test_acc_pct", budget=24, out=str(top / folder))
+
         child(lambda: one("warm-up"))
-        started = time.monotonic()
-        child(lambda: one("one"))
-        duration = time.monotonic() - started
-        kill = lambda: {"seconds": chance.uniform(0.1, 0.6) * duration}  # noqa: E731
-        found["network, kills"] = repeat(lambda: one("one-killed"), top / "one-killed", options.times, kill)
+        for name, work in (("network", one), ("list", many), ("search", look)):
+            started = time.monotonic()
+            child(lambda work=work, name=name: work(name))
+            duration = time.monotonic() - started
+            killed = top / f"{name}-killed"
+            found[f"{name}, kills"] = repeat(
+                lambda work=work, killed=killed: work(killed.name),
+                killed,
+                options.times,
+                lambda duration=duration: {"seconds": chance.uniform(0.1, 0.6) * duration},
+            )
         for which in ("best", "last"):
-            pair = [load_network(top / folder, which).state_dict() for folder in ("one", "one-killed")]
+            pair = [load_network(top / folder, which).state_dict() for folder in ("network", "network-killed")]
             equal = all(torch.equal(pair[0][tensor], pair[1][tensor]) for tensor in pair[0])
             found[f"network, {which} weights bit-equal"] = equal
-        started = time.monotonic()
-        child(lambda: many("many"))
-        duration = time.monotonic() - started
-        found["list, kills"] = repeat(lambda: many("many-killed"), top / "many-killed", options.times, kill)
-        found["list, results equal"] = results(top / "many") == results(top / "many-killed")
+        for name in ("list", "search"):
+            found[f"{name}, results equal"] = results(top / name) == results(top / f"{name}-killed")
+        curves = [(top / folder / "search.json").read_text() for folder in ("search", "search-killed")]
+        found["search, curves equal"] = curves[0] == curves[1]
         fill = lambda: {"limit": chance.choice([0, 300, 1500, 4000, 12_000, 29_000])}  # noqa: E731
-        found["list, full disks"] = repeat(lambda: many("many-filled"), top / "many-filled", options.times, fill)
-        found["list, results equal after full disks"] = results(top / "many") == results(top / "many-filled")
+        found["list, full disks"] = repeat(lambda: many("list-filled"), top / "list-filled", options.times, fill)
+        found["list, results equal after full disks"] = results(top / "list") == results(top / "list-filled")
     print(json.dumps(found, indent=1))
     if not all(value for value in found.values() if isinstance(value, bool)):
         raise SystemExit(1)
