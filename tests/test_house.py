@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import archgen
+from archgen.hub import sha256_of
 from archgen.space import load_space
 
 ROOT = Path(__file__).parents[1]
@@ -145,6 +146,16 @@ def test_one_key_in_five_places(key):
 
 def test_four_checkpoints_are_shipped():
     assert set(CHECKPOINTS) >= SHIPPED
+
+
+@pytest.mark.parametrize("key", CHECKPOINTS)
+def test_generators_hear_the_text_model_that_is_shipped(key):
+    """What steers by the tokens of a text model knows no other's."""
+    folder = ROOT / "checkpoints" / key
+    told = json.loads((folder / "training.json").read_text(encoding="utf-8")).get("told")
+    assert (told is not None) == (folder / "text_denoiser").is_dir()
+    if told is not None:
+        assert told["text_sha256"] == sha256_of(ROOT / "checkpoints" / "archbert" / "text" / "model.safetensors")
 
 
 def test_checkpoints_are_small():
