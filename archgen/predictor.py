@@ -66,7 +66,7 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         self.register_buffer("kernel", torch.zeros(properties, kernel, dtype=torch.float64))
         self.register_buffer("residuals", torch.zeros(calibration, properties))
         self.register_buffer("spread", torch.ones(properties))  # by which predicted deviations were too small
-        columns = len(features_of(self.space).group) + 2 * extra
+        columns = len(features_of(self.space).group) + 2 * extra if members else 0  # which take a while
         self.ensemble = GraphEnsemble(self.space, columns, properties, members)
         self._processes: list[GaussianProcess] = []  # made from the buffers when needed
         self._scales: list[NormalScale | LinearScale] = []
