@@ -111,15 +111,15 @@ def _graded(
         Random(seed).shuffle(texts)
     readings = [None] * len(texts) if method in READERLESS else understand(texts, facts.space.name, model)
     given = _answers(model, pipeline, texts, readings, facts, n, seed, method, weight)
-    rows = []
-    for query, met, codes, reading in zip(asked, graders, given, readings, strict=True):
+    rows, everywhere = [], [None if met is None else met(facts.members).double() for met in graders]
+    for query, met, all_met, codes, reading in zip(asked, graders, everywhere, given, readings, strict=True):
         row = {"query": query["query"], "refused": codes is None, "answerable": met is not None}
         if met is not None:
             good = met(codes).double() if codes is not None and len(codes) else torch.zeros(1)
             row |= {
                 "at 1": good[0].item(),
                 "at n": good.mean().item(),
-                "base": met(facts.members).double().mean().item(),
+                "base": all_met.mean().item(),
                 "distinct": 0 if codes is None else len(codes.unique(dim=0)),
                 "apart": math.nan if codes is None or len(codes) < 2 else _apart(codes),
             }
@@ -129,7 +129,7 @@ def _graded(
             if isinstance(reading, Understanding):
                 said = "; ".join(map(str, reading.record()["understood"]))
             print(f"- {query['query']!r}\n    asks {query['predicates']}\n    got  {said}  {row.get('at n')}")
-    return _summary(rows, graders, facts, n)
+    return _summary(rows, [met for met in everywhere if met is not None], n)
 
 
 def _answers(
@@ -165,7 +165,7 @@ def _answers(
     return [None if isinstance(one, Refused) else next(left) for one in readings]
 
 
-def _summary(rows: list[dict[str, Any]], graders: list[Any], facts: Facts, n: int) -> dict[str, Any]:
+def _summary(rows: list[dict[str, Any]], everywhere: list[Tensor], n: int) -> dict[str, Any]:
     can = [row for row in rows if row["answerable"]]
     cannot = [row for row in rows if not row["answerable"]]
     result = {"answerable": len(can), "to be refused": len(cannot)}
@@ -180,7 +180,7 @@ def _summary(rows: list[dict[str, Any]], graders: list[Any], facts: Facts, n: in
             "distinct": mean(row["distinct"] for row in can),
             "apart": mean(row["apart"] for row in can if not math.isnan(row["apart"])),
             "random": base,
-            "best constant list": constant([met for met in graders if met is not None], facts, n),
+            "best constant list": constant(everywhere, n),
         }
     if cannot:
         result["refused rightly"] = mean(row["refused"] for row in cannot)
@@ -193,10 +193,14 @@ def _apart(codes: Tensor) -> float:
     return (differ / (len(codes) * (len(codes) - 1))).item()
 
 
-def constant(graders: list[Any], facts: Facts, n: int) -> float:
-    """Satisfaction of the best list that is given to every request alike, found greedily."""
-    met = torch.stack([met(facts.members) for met in graders]).double()
-    return met.mean(0).topk(n).values.mean().item()
+def constant(everywhere: list[Tensor], n: int) -> float:
+    """Satisfaction of the best list that is given to every request alike.
+
+    Args:
+        everywhere: For each request which members satisfy it.
+        n: Length of the list.
+    """
+    return torch.stack(everywhere).mean(0).topk(n).values.mean().item()
 
 
 def mean(values: Any) -> float:
