@@ -14,7 +14,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -31,10 +32,11 @@ from archgen.text import ArchBERT
 from archgen.understand import Understanding, understand
 from archgen.vocabulary import facts_of
 
-PARTS = {
-    "queries": queries, "wording": wording, "questions": questions, "leaks": leaks, "twins": twins,
-    "retrieval": retrieval, "clones": clones,
+PARTS = {  # of a text model, beside graded queries
+    "wording": wording, "questions": questions, "twins": twins, "retrieval": retrieval, "clones": clones,
 }  # fmt: skip
+SIZES = {"wording": {"n": 60}, "retrieval": {"n": 50}}  # of parts that take long, where all are measured
+UNTOLD = [name for name in METHODS if not name.startswith("told")]
 FILES = {  # graded requests, and what is to be known of them
     "tests/queries.jsonl": "written by somebody who had not seen the phrases; nothing was learned or chosen from them",
     "training/dev_queries.jsonl": "phrases were written after errors of earlier readers on them",
@@ -132,21 +134,26 @@ choices in which two of the ten differ.
 
 
 def everything(model: ArchBERT, folder: Path, file: str) -> dict[str, Any]:
-    """Measure all parts, write them beside the checkpoint, and its card."""
-    found: dict[str, Any] = {"queries": {}, "methods": {}}
+    """Measure all parts, write each beside the checkpoint when it is known, and its card.
+
+    Started again, what `results.json` holds is not measured again; remove it for other weights.
+    """
+    path, first = folder / "results.json", next(iter(FILES))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    generators = [ArchitecturePipeline.load(name) for name in ("nasbench201", "nasbench101", "mnasnet")]
+    methods = list(METHODS) if all(one.text_denoiser is not None for one in generators) else UNTOLD
+    work: list[tuple[str, str, Callable[[], Any]]] = []
     for each in dict.fromkeys([*FILES, file]):
-        found["queries"][each if each in FILES else OTHERS] = queries(model, each)
-    first = next(iter(FILES))
-    heard = all(ArchitecturePipeline.load(name).text_denoiser is not None for name in found["queries"][first])
-    for method in METHODS:
-        if heard or not method.startswith("told"):
-            found["methods"][method] = queries(model, first, method=method)
-    found["methods"]["shuffled"] = queries(model, first, shuffled=True)
-    found["wording"] = wording(model)
-    found |= {name: part(model) for name, part in PARTS.items() if name not in found and name != "leaks"}
-    found |= {"leaks": leaks(), "speed": speed(model)}
-    with replacing(folder / "results.json") as temporary:
-        temporary.write_text(json.dumps(found, indent=1))
+        work.append(("queries", each if each in FILES else OTHERS, partial(queries, model, each)))
+    work += [("parts", name, partial(part, model, **SIZES.get(name, {}))) for name, part in PARTS.items()]
+    work += [("parts", "leaks", leaks), ("parts", "speed", partial(speed, model))]
+    work += [("methods", name, partial(queries, model, first, method=name)) for name in methods]
+    work.append(("methods", "shuffled", partial(queries, model, first, shuffled=True)))
+    for section, name, measure in work:
+        if name not in found.setdefault(section, {}):
+            found[section][name] = measure()
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(found, indent=1))
     write_card(folder, found)
     return found
 
@@ -156,6 +163,7 @@ def write_card(folder: Path, found: Mapping[str, Any]) -> None:
     facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     recipe, first = facts["recipe"], next(iter(FILES))
     tried = found["queries"][first]
+    parts = [(part, each) for part, values in found["parts"].items() for each in values.items()]
     text = CARD.format(
         name=folder.name,
         spaces=", ".join(f"`{name}`" for name in recipe["spaces"]),
@@ -177,12 +185,7 @@ def write_card(folder: Path, found: Mapping[str, Any]) -> None:
         columns=" | ".join(f"`{space}`" for space in tried),
         rule="---|" * len(tried),
         methods="\n".join(_method_row(name, spaces) for name, spaces in found["methods"].items()),
-        others="\n".join(
-            f"| {part}: {name} | {_shown(value)} |"
-            for part in [*PARTS, "speed"]
-            if part != "queries"
-            for name, value in found[part].items()
-        ),
+        others="\n".join(f"| {part}: {name} | {_shown(value)} |" for part, (name, value) in parts),
     )
     with replacing(folder / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -237,7 +240,7 @@ def check_text(
         weight: How much words steer the generator.
         generator: Folder or name of a generator, of whose space alone requests are answered.
     """
-    parts = PARTS | {"speed": speed}
+    parts = {"queries": queries, **PARTS, "leaks": leaks, "speed": speed}
     if part not in (*parts, "all"):
         raise ValueError(f"part is one of {', '.join(parts)} and all, got {part!r}")
     more: dict[str, Any] = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
