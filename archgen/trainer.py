@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -29,6 +30,7 @@ from archgen.images import Images, ImageSet, augment
 from archgen.synchronize import synchronize_batch_norm
 
 EVALUATION_BATCH = 512
+HALF_ON_CPU = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # instructions without which bf16 is emulated
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,19 @@ def make_accelerator(
 
     Args:
         folder: Where trackers write.
-        mixed_precision: `no`, `bf16` or `fp16`.
+        mixed_precision: `no`, `bf16` or `fp16`; `bf16` is `no` on a CPU that would only emulate it, at a twentieth of
+            the speed.
         trackers: Their names.
         config: What is trained, for them.
         cpu: Whether not to use a GPU that is there.
     """
+    cpu = cpu or not torch.cuda.is_available()
+    if cpu and mixed_precision == "bf16" and emulates_half():
+        print("archgen: this CPU has no instructions for bf16, training in full precision", file=sys.stderr)
+        mixed_precision = "no"
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
-        cpu=cpu or not torch.cuda.is_available(),  # without this, accelerate sees one process under torchrun
+        cpu=cpu,  # without this, accelerate sees one process under torchrun
         log_with=trackers or None,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # dead ends, open masks
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(Path(folder) / "tensorboard")),
@@ -143,6 +150,12 @@ def make_accelerator(
         flat = {key: str(value) for key, value in config.items()}
         accelerator.init_trackers("archgen", config=flat, init_kwargs={"wandb": wandb})
     return accelerator
+
+
+def emulates_half() -> bool:
+    """Whether the CPU lacks instructions for bf16, as far as this PyTorch can tell."""
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else None
+    return found is not None and not any(found.get(name) for name in HALF_ON_CPU)
 
 
 class Diverged(Exception):

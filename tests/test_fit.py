@@ -23,7 +23,7 @@ from archgen.fit import Job, fit, train_jobs
 from archgen.images import load_images
 from archgen.results import Results, read_results
 from archgen.space import load_space
-from archgen.trainer import PRESETS, Diverged, Machine, Recipe, Training
+from archgen.trainer import PRESETS, Diverged, Machine, Recipe, Training, make_accelerator
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 SMALL = {"width": 4, "cells": 1}
@@ -428,3 +428,12 @@ def test_a_loss_that_is_no_number_ends_a_training(frail):
     empty = (job.images.train[:0], job.images.train_labels[:0])
     with pytest.raises(Diverged):
         Training(job.architecture, job.images, empty, job.recipe, machine).run(Path("nowhere"), bar=False)
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_half_precision_is_left_where_the_cpu_would_emulate_it(half, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": half}, raising=False)
+    reset()
+    accelerator = make_accelerator(tmp_path, "bf16", None, {}, cpu=True)
+    assert accelerator.mixed_precision == ("bf16" if half else "no")
+    assert ("no instructions for bf16" in capsys.readouterr().err) is not half
