@@ -197,8 +197,8 @@ def test_bounds_are_tight_where_holes_are_few(name):
 
 
 @every_space
-def test_a_hundred_thousand_encodings_are_priced_in_a_second(space):
-    """Measured 0.02 to 0.8 s on one core; the limit leaves room for other load. The best of three counts."""
+def test_a_hundred_thousand_encodings_are_priced_in_seconds(space):
+    """Measured 0.02 to 0.8 s on one core; the limit leaves room for slower and busy ones. The best of three counts."""
     codes = space.sample(100_000, seeded())
     space.cost.exact(codes[:10])
     seconds = []
@@ -207,4 +207,4 @@ def test_a_hundred_thousand_encodings_are_priced_in_a_second(space):
         space.cost.exact(codes)
         seconds.append(time.perf_counter() - start)
     print(f"{space.name}: {min(seconds):.2f} s for 100,000 encodings")
-    assert min(seconds) < 2
+    assert min(seconds) < 5

@@ -36,6 +36,7 @@ GRAPH = declare({
     "zero": ["zero"],
 })  # fmt: skip
 SPACES = SHIPPED | {"stages": STAGES, "graph": GRAPH}
+SOON = 10  # seconds; decisions take 0.1 to 1.2 s on an idle machine, and what does not end takes for ever
 QUICK = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 every_shipped_space = pytest.mark.parametrize("space", SHIPPED.values(), ids=list(SHIPPED))
@@ -291,7 +292,7 @@ def test_every_feasible_request_is_met_in_time(space):
         assert constraint.holds(found).all() and space.feasible(found).all() and (found != OPEN).all()
         slowest = max(slowest, seconds)
     print(f"{space.name}: the slowest of 200 took {slowest:.2f} s")
-    assert slowest < 2
+    assert slowest < SOON
 
 
 @every_shipped_space
@@ -307,9 +308,8 @@ def test_what_lies_beyond_the_extremes_is_refused_with_the_nearest(space):
         for text in (f"{name} < {low:.6f}", f"depth >= -1 and {name} == {high + 1:.6f}"):
             answer, seconds = decide(Constraint(text, space))
             assert isinstance(answer, str), text
-            assert (
-                answer.startswith(f"no member of {space.name} meets {text!r}; the nearest found has ") and seconds < 2
-            )
+            assert answer.startswith(f"no member of {space.name} meets {text!r}; the nearest found has ")
+            assert seconds < SOON
             assert re.search(rf"{re.escape(name)} = -?\d", answer) and "\n" not in answer
 
 
@@ -352,7 +352,7 @@ CONTRADICTIONS = {
 def test_what_contradicts_itself_is_refuted(name, text):
     """Each comparison alone is possible; the answer is that there is no member, not that none was found."""
     answer, seconds = decide(Constraint(text, SHIPPED[name]))
-    assert isinstance(answer, str) and answer.startswith(f"no member of {name} meets") and seconds < 3
+    assert isinstance(answer, str) and answer.startswith(f"no member of {name} meets") and seconds < SOON
 
 
 def test_decisions_on_nasbench201_are_those_of_a_full_list():
@@ -411,9 +411,9 @@ def test_spaces_whose_costs_are_measured_are_decided_too(monkeypatch):
                      "skeleton": {"resolution": 8}})  # fmt: skip
     constraint = Constraint("0.004 <= params_m <= 0.005 and count(width == 16) == 3 and count(one) >= 2", space)
     found, seconds = decide(constraint)
-    assert constraint.holds(found).all() and seconds < 10
+    assert constraint.holds(found).all() and seconds < SOON
     answer, seconds = decide(Constraint("depth > 6", space))
-    assert answer == "no member of user meets 'depth > 6'; the nearest found has depth = 6" and seconds < 10
+    assert answer == "no member of user meets 'depth > 6'; the nearest found has depth = 6" and seconds < SOON
 
 
 def test_the_same_seed_gives_the_same_members():
@@ -511,7 +511,7 @@ def test_long_and_deep_texts_end_soon(case):
         decide(Constraint(LONG[case], MNASNET))
     except ValueError as error:
         assert "\n" not in str(error)
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < SOON
 
 
 WORDS = """params_m macs_m depth count( none nor_conv_3x3 ) ( and or not in [ ] , <= >= == != < > + - * / 0.4 3 0 1e-9
