@@ -241,7 +241,7 @@ def ranked(
     if understanding is None:
         (understanding,) = understand([text], space, model)
     vectors = model.embed(facts.space.decode_all(codes)) if vectors is None else vectors
-    (tokens,), (embedded,) = model.hear([text], space)
+    (tokens,), (embedded,) = model.hear([model.speller.corrected(text)[0]], space)
     order = (vectors @ embedded).cpu().argsort(descending=True, stable=True)
     expected = torch.zeros(len(codes), dtype=torch.float64)
     if isinstance(understanding, Understanding):

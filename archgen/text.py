@@ -26,6 +26,7 @@ from archgen.hub import component, reading
 from archgen.numerals import Mention
 from archgen.reading import BEGIN, END, KINDS, LONGEST, PAD, TOKENS, admitted, prepared, requested
 from archgen.space import SearchSpace, load_space
+from archgen.spelling import Speller
 from archgen.vocabulary import ATTRIBUTES, Request, check_words
 
 MOST_TOKENS = 256  # of a text; the rest is not read
@@ -199,6 +200,11 @@ class ArchBERT(PreTrainedModel):
             [text for text, _ in pairs], padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt"
         )
         return {key: ids[key].to(self.device) for key in ("input_ids", "attention_mask")}, [n for _, n in pairs]
+
+    @cached_property
+    def speller(self) -> Speller:
+        """Sets slips right towards the words that the corpus has, and leaves what the encoder knows."""
+        return Speller(self.tokenizer.get_vocab())
 
     def length(self, text: str, space: str) -> int:
         """How many tokens a text has; no more than `MOST_TOKENS` are read."""

@@ -3,9 +3,10 @@
 `python training/check_text.py --part queries --file tests/queries.jsonl`
 
 Parts: `queries` (graded requests, with controls beside them; `--method` leaves something out, see `METHODS`),
-`wording` (phrases and combinations that were kept from training), `questions`, `leaks` (whether an architecture alone
-gives an answer away), `twins` (texts that differ in one word or number), `retrieval` (text to architectures and back),
-`clones` (networks one change apart against random pairs), `speed`, and `all`, which writes the card of the checkpoint.
+`wording` (phrases and combinations that were kept from training), `slips` (graded requests that are badly typed),
+`questions`, `leaks` (whether an architecture alone gives an answer away), `twins` (texts that differ in one word or
+number), `retrieval` (text to architectures and back), `clones` (networks one change apart against random pairs),
+`speed`, and `all`, which writes the card of the checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from statistics import median
 from typing import Any
 
 from text_matching import clones, leaks, retrieval, twins
-from text_requests import METHODS, queries, questions, wording
+from text_requests import METHODS, queries, questions, slips, wording
 
 from archgen.ask import answer, answers
 from archgen.caption import Writer
@@ -33,7 +34,8 @@ from archgen.understand import Understanding, understand
 from archgen.vocabulary import facts_of
 
 PARTS = {  # of a text model, beside graded queries
-    "wording": wording, "questions": questions, "twins": twins, "retrieval": retrieval, "clones": clones,
+    "wording": wording, "slips": slips, "questions": questions, "twins": twins, "retrieval": retrieval,
+    "clones": clones,
 }  # fmt: skip
 SIZES = {"wording": {"n": 60}, "retrieval": {"n": 50}}  # of parts that take long, where all are measured
 FILES = {  # graded requests, and what is to be known of them
@@ -229,7 +231,7 @@ def check_text(
     """Measure one part and print it.
 
     Args:
-        part: queries, wording, questions, leaks, twins, retrieval, clones, speed, or all.
+        part: queries, wording, slips, questions, leaks, twins, retrieval, clones, speed, or all.
         checkpoint: Folder or name of the text model.
         file: Graded queries; of all parts one more file of them.
         n: How many; architectures a query, or texts.
@@ -247,6 +249,8 @@ def check_text(
     if part == "queries":
         more |= {"file": file, "show": show, "method": method, "shuffled": shuffled, "weight": weight}
         more["generator"] = generator
+    elif part == "slips":
+        more["file"] = file
     elif part == "twins":
         more["method"] = method
     if part == "leaks":

@@ -38,6 +38,8 @@ METHODS = {  # of answering a request
 }
 READERLESS = ("embedding", "told", "told ranked", "best")
 DRAWS = 256  # of which the best are taken
+KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")  # in rows of a keyboard
+SLIPPING = 4  # letters of a word that may be spoiled
 
 
 # ---- graded queries -------------------------------------------------------------------------------------------------
@@ -72,7 +74,7 @@ def space_of(query: dict[str, Any]) -> str:
 
 def queries(
     model: ArchBERT, file: str, n: int = 10, seed: int = 0, show: bool = False, method: str = "ask",
-    shuffled: bool = False, weight: float = 1.0, generator: str | None = None,
+    shuffled: bool = False, weight: float = 1.0, generator: str | None = None, slips: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Answer graded requests.
 
@@ -87,10 +89,13 @@ def queries(
         weight: How much words steer the generator.
         generator: Folder or name of a checkpoint, of whose space alone requests are answered; the shipped ones if
             absent.
+        slips: Words of each that a slip of the keyboard spoils.
     """
     if method not in METHODS:
         raise ValueError(f"method is one of {', '.join(METHODS)}, got {method!r}")
     asked = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+    random = Random(seed)
+    asked = [query | {"query": spoiled(query["query"], slips, random)} for query in asked]
     found: dict[str, Any] = {}
     given = None if generator is None else ArchitecturePipeline.load(generator)
     for name in dict.fromkeys(map(space_of, asked)) if given is None else [given.space.name]:
@@ -99,6 +104,30 @@ def queries(
         mine = [query for query in asked if space_of(query) == name]
         found[name] = _graded(model, pipeline, mine, facts_of(name), n, seed, show, method, shuffled, weight)
     return found
+
+
+def spoiled(text: str, slips: int, random: Random) -> str:
+    """A text of which some words have a slip: a letter left out, doubled, wrong (a key beside) or swapped."""
+    words = text.split(" ")
+    long = [index for index, word in enumerate(words) if word.isascii() and word.isalpha() and len(word) >= SLIPPING]
+    for index in random.sample(long, min(slips, len(long))):
+        word, at = words[index], random.randrange(1, len(words[index]))
+        row = next(row for row in KEYS if word[at].lower() in row)
+        beside = row[(row.index(word[at].lower()) + random.choice([-1, 1])) % len(row)]
+        kinds = [word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:], word[:at] + beside + word[at + 1 :]]
+        if at + 1 < len(word):
+            kinds.append(word[:at] + word[at + 1] + word[at] + word[at + 2 :])
+        words[index] = random.choice(kinds)
+    return " ".join(words)
+
+
+def slips(model: ArchBERT, file: str = "tests/queries.jsonl", n: int = 10, seed: int = 0) -> dict[str, Any]:
+    """Satisfaction by graded requests with one and with two slips of the keyboard, by reader and list of members."""
+    return {
+        f"{space}, {count}": {name: row[name] for name in (f"satisfaction at {n}", "refused rightly") if name in row}
+        for count in (0, 1, 2)
+        for space, row in queries(model, file, n, seed, method="lookup", slips=count).items()
+    }
 
 
 def _graded(
