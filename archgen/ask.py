@@ -33,6 +33,7 @@ from archgen.vocabulary import facts_of, wished
 POOL = 4096  # architectures that are drawn at once for many texts
 MANY = 8  # texts for which that is worth while
 CANDIDATES = 4  # as many as wanted are looked at closely
+FEW = 20  # as many, of members that a large draw holds fewer of than are wanted
 CLOSE = 200  # architectures, by their embeddings, that `find` looks at closely
 
 
@@ -106,7 +107,8 @@ def answers(
 ) -> list[ArchitectureOutput]:
     """As `answer`, for many texts: one draw of the generator serves each of them that it holds enough for.
 
-    Words then choose among what was drawn, and do not steer the draw.
+    Words then choose among what was drawn, and do not steer the draw. What is rarer is chosen from all members where
+    they can be listed, and drawn for itself where they cannot.
 
     Args:
         pipeline: A generator of the space that was spoken of.
@@ -126,17 +128,32 @@ def answers(
     best: dict[int, torch.Tensor] = {}
     for place, one in enumerate(understandings):
         met = facts.holds(one.request, values).nonzero().flatten()[: CANDIDATES * n]
-        if len(met) < n or wished(one.request):
+        if wished(one.request) or (len(met) < n and not facts.listed):
             results[place] = answer(pipeline, one, n, seed)
+        elif len(met) < n:
+            best[place] = _of_all(one, n, generator)
         else:
             fit = one.score(codes[met], (nodes[met], there[met]))
-            best[place] = met[fit.argsort(descending=True, stable=True)[:n]]
+            best[place] = codes[met[fit.argsort(descending=True, stable=True)[:n]]]
     if best:
-        together = pipeline.output(codes[torch.cat([*best.values()])], POOL)
-        for row, place in enumerate(best):
-            part = together.part(row * n, (row + 1) * n)
+        together, start = pipeline.output(torch.cat([*best.values()]), POOL), 0
+        for place, chosen in best.items():
+            part = together.part(start, start + len(chosen))
             results[place] = replace(part, understanding=understandings[place])
+            start += len(chosen)
     return [results[place] for place in range(len(understandings))]
+
+
+def _of_all(understanding: Understanding, n: int, generator: torch.Generator) -> torch.Tensor:
+    """Those that fit a text best of all members of a space that can be listed: few meet what a large draw lacks."""
+    facts = understanding.facts
+    met = facts.members[facts.holds(understanding.request, facts.table)]
+    codes = met[torch.randperm(len(met), generator=generator)][: FEW * n]
+    first = {one.hash: row for row, one in reversed([*enumerate(facts.space.decode_all(codes))])}
+    again = torch.ones(len(codes), dtype=torch.bool)
+    again[[*first.values()]] = False
+    fit = understanding.score(codes) - 2 * again.double()  # other encodings of the same come last
+    return codes[fit.argsort(descending=True, stable=True)[:n]]
 
 
 def answer(
