@@ -92,8 +92,7 @@ class Understanding:
     def say(self) -> None:
         """Print what was understood, and how it can be corrected; what is unsure to standard error."""
         if self.corrected:
-            changes = (f'"{word}" as "{other}"' for word, other in self.corrected.items())
-            print(f"archgen: read {', '.join(changes)}", file=sys.stderr)
+            print(f"archgen: {_changed(self.corrected)}", file=sys.stderr)
         pairs = zip(self.request, self.confidences, strict=True)
         parts = [f"{written(clause)} ({100 * sure:.0f} %)" for clause, sure in pairs]
         print(f"understood: {'; '.join(parts) or 'any architecture'}")
@@ -153,6 +152,11 @@ def likeness(
     memory, mask = memory.expand(count, -1, -1), mask.expand(count, -1)
     nodes, there, _ = model.encode_graphs(graphs, rows)
     return (model.match(nodes, there, memory, mask)[0] + model.retold(graphs, rows, memory, mask)).double().cpu()
+
+
+def _changed(corrected: Mapping[str, str]) -> str:
+    """What was taken for a slip of the keyboard, in words."""
+    return "read " + ", ".join(f'"{word}" as "{other}"' for word, other in corrected.items())
 
 
 def written(clause: Sequence[Predicate]) -> str:
@@ -263,7 +267,10 @@ def understand(texts: Sequence[str], space: str, model: ArchBERT | None = None) 
         readings, tokens = next(heard)
         of_parts = [next(heard)[0] for _ in parts[index]]
         one = _decided(texts[index], readings, of_parts, facts, model, tokens)
-        result[index] = replace(one, corrected=corrected) if isinstance(one, Understanding) else one
+        if isinstance(one, Understanding):
+            result[index] = replace(one, corrected=corrected)
+        else:
+            result[index] = Refused(f"{one} ({_changed(corrected)})") if corrected else one
     return result
 
 

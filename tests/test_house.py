@@ -40,7 +40,7 @@ LAYERS = (  # a module imports only from layers before its own
         "vocabulary",
         "adapt",
     },
-    {"wishes", "steering", "study", "phrases"},
+    {"wishes", "steering", "study", "phrases", "spelling"},
     {"sampler", "curves", "explore", "baselines", "caption"},
     {"reading"},
     {"beams", "describe"},

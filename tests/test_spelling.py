@@ -58,3 +58,10 @@ def test_what_was_changed_is_said(capsys):
     assert one.request == other.request and not other.corrected
     assert 'read "smal" as "small", "withuot" as "without"' in capsys.readouterr().err
     assert one.record()["corrected"] == {"smal": "small", "withuot": "without"} and one.text.startswith("a smal ")
+
+
+def test_a_refusal_says_it_too():
+    from archgen.understand import Refused, understand
+
+    (one,) = understand(["what is the capital of norway todayy?"], "nasbench201")
+    assert isinstance(one, Refused) and '(read "todayy" as "today")' in str(one)
