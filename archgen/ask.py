@@ -14,7 +14,7 @@ from archgen.constraint import Infeasible
 from archgen.describe import describe as caption
 from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
 from archgen.show import draw_all, print_table, write_lines
-from archgen.space import load_space, read_architectures
+from archgen.space import SearchSpace, load_space, read_architectures
 from archgen.text import ArchBERT
 from archgen.understand import (
     ALIKE,
@@ -122,7 +122,7 @@ def answers(
     generator = torch.Generator().manual_seed(seed)
     codes = pipeline.free(POOL, generator).unique(dim=0)
     codes = codes[torch.randperm(len(codes), generator=generator)]
-    codes = codes[list({one.hash: row for row, one in enumerate(pipeline.space.decode_all(codes))}.values())]
+    codes = codes[_different(pipeline.space, codes)]
     values, (nodes, there) = facts.of(codes), encoded(model, facts, codes)
     results: dict[int, ArchitectureOutput] = {}
     best: dict[int, torch.Tensor] = {}
@@ -144,15 +144,19 @@ def answers(
     return [results[place] for place in range(len(understandings))]
 
 
+def _different(space: SearchSpace, codes: torch.Tensor) -> list[int]:
+    """Rows of encodings of which no two are the same network."""
+    return [*{one.hash: row for row, one in enumerate(space.decode_all(codes))}.values()]
+
+
 def _of_all(understanding: Understanding, n: int, generator: torch.Generator) -> torch.Tensor:
     """Those that fit a text best of all members of a space that can be listed: few meet what a large draw lacks."""
     facts = understanding.facts
     met = facts.members[facts.holds(understanding.request, facts.table)]
     codes = met[torch.randperm(len(met), generator=generator)][: FEW * n]
-    first = {one.hash: row for row, one in reversed([*enumerate(facts.space.decode_all(codes))])}
-    again = torch.ones(len(codes), dtype=torch.bool)
-    again[[*first.values()]] = False
-    fit = understanding.score(codes) - 2 * again.double()  # other encodings of the same come last
+    again = torch.ones(len(codes), dtype=torch.float64)
+    again[_different(facts.space, codes)] = 0
+    fit = understanding.score(codes) - 2 * again  # other encodings of the same come last
     return codes[fit.argsort(descending=True, stable=True)[:n]]
 
 

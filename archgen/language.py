@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+SOURCE = Path(__file__).parent / "language.yaml"
 HELD_OUT = 0.15  # share of phrases, and of nouns, that are kept from training
 USUAL = 4  # phrases that a list begins with, which are said most: none of them is held out
 LEAST_HELD = 6  # of a list with fewer phrases none is held out
@@ -19,7 +20,7 @@ LEAST_HELD = 6  # of a list with fewer phrases none is held out
 @cache
 def language() -> dict[str, Any]:
     """The phrases of `language.yaml`."""
-    return yaml.safe_load((Path(__file__).parent / "language.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(SOURCE.read_text(encoding="utf-8"))
 
 
 def is_held_out(phrase: str, share: float = HELD_OUT) -> bool:

@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 
+from archgen.language import SOURCE
 from archgen.numerals import FRACTIONS, MAGNITUDES, SCALES, SINGLE, TENS, UNITS
 
 SHORTEST = 3  # letters; shorter words are abbreviations
@@ -23,8 +23,7 @@ UNITS_OF_COST = re.compile(r"[kmgt]+(?:flops?|macs?|ops?|params?|adds?|bytes?)")
 @cache
 def said() -> Counter[str]:
     """How often each word is in the language, which is not parsed for it: that takes a second."""
-    text = (Path(__file__).parent / "language.yaml").read_text(encoding="utf-8")
-    counts = Counter(re.findall(r"[a-z]+", text.lower()))
+    counts = Counter(re.findall(r"[a-z]+", SOURCE.read_text(encoding="utf-8").lower()))
     return counts + Counter(dict.fromkeys([*UNITS, *TENS, *SCALES, *SINGLE, *FRACTIONS], NUMBERS))
 
 

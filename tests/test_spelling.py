@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from archgen.spelling import Speller
-from archgen.understand import text_model
+from archgen.understand import Refused, text_model, understand
 
 SPELLER = Speller([])
 
@@ -50,8 +50,6 @@ def test_requests_of_people_who_can_spell_are_left_alone():
 
 
 def test_what_was_changed_is_said(capsys):
-    from archgen.understand import understand
-
     (one,) = understand(["a smal network withuot pooling"], "nasbench201")
     (other,) = understand(["a small network without pooling"], "nasbench201")
     one.say()
@@ -61,7 +59,5 @@ def test_what_was_changed_is_said(capsys):
 
 
 def test_a_refusal_says_it_too():
-    from archgen.understand import Refused, understand
-
     (one,) = understand(["what is the capital of norway todayy?"], "nasbench201")
     assert isinstance(one, Refused) and '(read "todayy" as "today")' in str(one)

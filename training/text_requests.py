@@ -107,7 +107,10 @@ def queries(
 
 
 def spoiled(text: str, slips: int, random: Random) -> str:
-    """A text of which some words have a slip: a letter left out, doubled, wrong (a key beside) or swapped."""
+    """A text of which some words have a slip: a letter left out, doubled, wrong (a key beside) or swapped.
+
+    Not by the slips of the corpus, which the reader learned from.
+    """
     words = text.split(" ")
     long = [index for index, word in enumerate(words) if word.isascii() and word.isalpha() and len(word) >= SLIPPING]
     for index in random.sample(long, min(slips, len(long))):
@@ -122,7 +125,7 @@ def spoiled(text: str, slips: int, random: Random) -> str:
 
 
 def slips(model: ArchBERT, file: str = "tests/queries.jsonl", n: int = 10, seed: int = 0) -> dict[str, Any]:
-    """Satisfaction by graded requests with one and with two slips of the keyboard, by reader and list of members."""
+    """Satisfaction by graded requests with no, one and two slips of the keyboard, by reader and list of members."""
     return {
         f"{space}, {count}": {name: row[name] for name in (f"satisfaction at {n}", "refused rightly") if name in row}
         for count in (0, 1, 2)
