@@ -19,6 +19,7 @@ from archgen.vocabulary import MILLIONS, Facts, Predicate, Request
 
 PAIRS_HELD_OUT = 0.05  # share of pairs of kinds of phrases that are kept from training
 TYPOS, CASES, SHORT = 0.15, 0.35, 0.06  # shares of texts with slips of the keyboard, in unusual case, in shorthand
+ASKING = re.compile(r"(?i)(can|could|may|is|are|do|does|would|any|got|how|what) ")  # a request as a question
 SHORTHAND = {
     "and": ["n", "&", "+", "nd"], "with": ["w/", "w"], "without": ["w/o"], "be": ["b"], "please": ["plz", "pls"],
     "you": ["u", "ya"], "your": ["ur"], "are": ["r"], "want to": ["wanna"], "has to": ["gotta"], "must": ["gotta"],
@@ -27,8 +28,10 @@ SHORTHAND = {
     "number of": ["num", "#"], "parameters": ["params"], "really": ["rly"], "the": ["da", "the"],
 }  # fmt: skip
 STORIES, OPENINGS = 0.4, 0.65  # shares of requests with something else around, and with a beginning
+WANTED = 0.5  # share of those that begin with what it has, without a word for what has it, with a verb
 MASHED = 0.05  # share of texts that are no requests that are no words either
-CONTRARY = 0.04  # share of requests that contradict themselves on purpose
+CONTRARY = 0.05  # share of requests that contradict themselves on purpose
+CLASHING = 0.2  # share that is kept of the requests whose phrases contradict each other by chance
 PREDICATES = (0.27, 0.37, 0.25, 0.11)  # shares of requests with one to four phrases
 STACKED = 0.18  # share of those with several that have two or three adjectives
 
@@ -91,10 +94,14 @@ class Writer:
             repeated = sum(map(len, named)) > len(set().union(*named))
             if contrary > repeated or (repeated and not contrary and random.random() > 0.3):
                 continue
-            text = self._compose(phrases, random)
-            if text is not None and not (
-                repeated and contrary is self.facts.holds(text.request, self.facts.table).any().item()
-            ):
+            if (text := self._compose(phrases, random)) is None:
+                continue
+            possible = bool(self.facts.holds(text.request, self.facts.table).any())
+            if contrary:
+                wanted = not possible
+            else:
+                wanted = possible or count == 1 or (not repeated and random.random() < CLASHING)
+            if wanted:
                 return text
         raise RuntimeError("no request could be written")
 
@@ -120,7 +127,9 @@ class Writer:
             raw = f"{raw}{random.choice([' ', ', ', '. '])}{story}"
         elif story:
             raw = f"{story}{random.choice([', ', ': ', '. '])}{raw}"
-        if random.random() < 0.2:
+        if ASKING.match(raw) and random.random() < 0.6:
+            raw += "?"
+        elif random.random() < 0.2:
             raw += random.choice([".", "!", "?", " please", " pls", " thx"])
         return self._finished(raw, phrases, random)
 
@@ -160,6 +169,8 @@ class Writer:
         ]
         if opened and phrases[0].role == "post":
             parts[0] = f"{usual(words['open'], random)} {head} {parts[0]}"
+        elif phrases[0].role == "np" and random.random() < WANTED:
+            parts[0] = f"{random.choice(words['want'])} {parts[0]}"
         raw = parts[0]
         for part in parts[1:]:
             raw += random.choice([join, join, usual(words["join"], random)]) + part

