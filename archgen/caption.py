@@ -28,7 +28,7 @@ SHORTHAND = {
     "number of": ["num", "#"], "parameters": ["params"], "really": ["rly"], "the": ["da", "the"],
 }  # fmt: skip
 STORIES, OPENINGS = 0.4, 0.65  # shares of requests with something else around, and with a beginning
-WANTED = 0.5  # share of those that begin with what it has, without a word for what has it, with a verb
+WANTED = 0.5  # share of the loose requests that begin with what it has, which say first that it is wanted
 MASHED = 0.05  # share of texts that are no requests that are no words either
 CONTRARY = 0.05  # share of requests that contradict themselves on purpose
 CLASHING = 0.2  # share that is kept of the requests whose phrases contradict each other by chance
@@ -96,12 +96,8 @@ class Writer:
                 continue
             if (text := self._compose(phrases, random)) is None:
                 continue
-            possible = bool(self.facts.holds(text.request, self.facts.table).any())
-            if contrary:
-                wanted = not possible
-            else:
-                wanted = possible or count == 1 or (not repeated and random.random() < CLASHING)
-            if wanted:
+            clashes = not self.facts.holds(text.request, self.facts.table).any()
+            if clashes is contrary or count == 1 or (not repeated and random.random() < CLASHING):
                 return text
         raise RuntimeError("no request could be written")
 

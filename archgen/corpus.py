@@ -256,14 +256,13 @@ class Lessons(Dataset):
         captions = random.random() < self.mixture.caption
         if captions:
             texts, described = corpus.captions(max(8, self.batch_size // 3), random)
-            if not self.mixture.looking:
-                return Lesson(space, captions, texts)
-            found, true = corpus.of_captions(described, random)
+            looking = self.mixture.looking > 0
         else:
             texts = corpus.texts(self.batch_size, random, self.mixture)
-            if random.random() >= self.mixture.looking:
-                return Lesson(space, captions, texts)
-            found, true = corpus.of_requests(texts, random)
+            looking = random.random() < self.mixture.looking
+        if not looking:
+            return Lesson(space, captions, texts)
+        found, true = corpus.of_captions(described, random) if captions else corpus.of_requests(texts, random)
         lesson = Lesson(space, captions, texts, to_batch(found), true)
         if random.random() < CLONES:
             first, second = corpus.edited(random)

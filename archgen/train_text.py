@@ -35,6 +35,7 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # o
 COMMON = 12_000  # of BERT's words, by frequency, are kept beside those of the corpus
 MATCHED = 16  # texts of a batch whose pairs get the fine score
 CLONE_SCALE = 20.0  # of the cosine of two architectures
+LOOKING = {"reader": 0.0, "archbert": 1.0}  # shares of the batches with architectures, where the objective sets it
 HARD = {"request": 1, "caption": 6}  # near architectures that a text is false of, for the fine score
 HIDDEN = {"request": 0.15, "caption": 1.0}  # share of the nodes that are hidden; all where the text tells them
 MASKED = {"request": 1.0, "caption": 4.0}  # weight of guessing them
@@ -102,8 +103,7 @@ def train_text(
     torch.manual_seed(seed)
     model = fresh_model(encoder, corpora, seed) if start is None else ArchBERT.load(start)
     mixture = mixture or Mixture()
-    if objective != "archgen":  # which alone learns from texts with and without architectures
-        mixture = replace(mixture, looking=float(objective == "archbert"))
+    mixture = replace(mixture, looking=LOOKING.get(objective, mixture.looking))
     run = Run(accelerator, model, corpora, shares, mixture, objective)
     if objective == "reader":
         model.requires_grad_(False)

@@ -277,7 +277,11 @@ def check_text():
 
 def test_graded_queries_can_be_graded():
     requests = runpy.run_path(str(RECIPES / "text_requests.py"))
-    for path in (RECIPES / "dev_queries.jsonl", Path(__file__).parent / "queries.jsonl"):
+    for path in (
+        RECIPES / "dev_queries.jsonl",
+        RECIPES / "more_queries.jsonl",
+        Path(__file__).parent / "queries.jsonl",
+    ):
         for line in path.read_text(encoding="utf-8").splitlines():
             query = json.loads(line)
             met = requests["grader"](query)
