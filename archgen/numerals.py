@@ -188,9 +188,22 @@ SPOKEN = {  # millions
 }  # fmt: skip
 
 
+def beyond(most: int, random: Random) -> int:
+    """A count above the most that there can be: by little, or one of those that people say to exaggerate."""
+    if random.random() < 0.6:
+        return most + random.randint(1, 6)
+    return max(most + 1, random.randint(1, 12) * 10 ** random.randint(1, 4))
+
+
 def small(number: int, random: Random) -> str:
-    """A count, as a word or in digits."""
-    return SMALL[number] if number < len(SMALL) and random.random() < 0.5 else str(number)
+    """A count, as a word or in digits; round ones also with the scale as a word."""
+    forms = [f"{number}"] if number < 1000 else [f"{number}", f"{number:,}"]
+    if number < len(SMALL):
+        forms.append(SMALL[number])
+    for word, scale in (("hundred", 100), ("thousand", 1000)):
+        if number % scale == 0 and 0 < number // scale < len(SMALL):
+            forms.append(f"{SMALL[number // scale]} {word}")
+    return random.choice(forms)
 
 
 def small_number(value: float, random: Random) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 
 from archgen.language import alternative, bank, singular_plural, usual
 from archgen.meaning import ALL_OF, COUNTED, DISTINCT, ELSEWHERE, PARTITIONS, STYLES, WORDS
-from archgen.numerals import large_number, rounded, small_number
+from archgen.numerals import beyond, large_number, rounded, small_number
 from archgen.vocabulary import OPERATIONS, Facts
 
-BEYOND = 0.05  # share of sizes that are far from any that there is
+BEYOND = 0.05  # share of sizes and counts that are far from any that there is
 START, MIDDLE, END = "\x01", "\x02", "\x03"  # around the number and the text of what is a number
 
 
@@ -127,8 +127,8 @@ class Phrases:
         role, form = self._form(random, self.bank["count"][compare])
         most = self.counted[attribute]
         low = 7 if attribute == "layers" else 0
-        n = random.randint(low, most) if random.random() > 0.04 else random.randint(most, most + 6)
-        m = min(n + random.randint(1, 3), most + 2)
+        n = beyond(most, random) if random.random() < BEYOND else random.randint(low, most)
+        m = n + random.randint(1, max(1, min(3, most + 2 - n)))
         return self._numeric(random, role, self.fill(form, random, attribute, n), (attribute,), compare, n, m, "count")
 
     def _numeric(
@@ -466,7 +466,8 @@ class Phrases:
     def _depth(self, random: Random) -> Phrase:
         compare = random.choices(["==", ">=", "<=", ">", "<"], [6, 3, 3, 1, 1])[0]
         role, form = self._form(random, self.bank["depth"][compare])
-        n = round(random.choice(self.depths))
+        deepest = round(max(self.depths))
+        n = beyond(deepest, random) if random.random() < BEYOND else round(random.choice(self.depths))
         return self._numeric(random, role, form, ("depth",), compare, n, n, "depth")
 
     def _costly(self, random: Random, name: str) -> Phrase:

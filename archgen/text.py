@@ -296,20 +296,48 @@ class ArchBERT(PreTrainedModel):
         self,
         nodes: Float[Tensor, "pairs most width"],
         there: Bool[Tensor, "pairs most"],
-        memory: Float[Tensor, "pairs tokens width"],
-        mask: Int[Tensor, "pairs tokens"],
+        memory: Float[Tensor, "texts tokens width"],
+        mask: Int[Tensor, "texts tokens"],
     ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, "pairs most width"]]:
-        """Log-odds that texts are true of architectures, by cross-attention, and the nodes seen in their light."""
-        seen = self.verifier(nodes, memory, tgt_key_padding_mask=~there, memory_key_padding_mask=mask == 0)
+        """Log-odds that texts are true of architectures, by cross-attention, and the nodes seen in their light.
+
+        Args:
+            nodes: Of architectures.
+            there: Where they are.
+            memory: Tokens of a text for each architecture, or of one for all.
+            mask: Where they are.
+        """
+        if len(memory) < len(nodes):
+            seen = self._seen_by_one(nodes, there, memory, mask)
+        else:
+            seen = self.verifier(nodes, memory, tgt_key_padding_mask=~there, memory_key_padding_mask=mask == 0)
         pooled = (seen * there[..., None]).sum(1) / there.sum(1, keepdim=True)
         return self.score_head(pooled)[:, 0], seen
+
+    def _seen_by_one(
+        self,
+        nodes: Float[Tensor, "pairs most width"],
+        there: Bool[Tensor, "pairs most"],
+        memory: Float[Tensor, "1 tokens width"],
+        mask: Int[Tensor, "1 tokens"],
+    ) -> Float[Tensor, "pairs most width"]:
+        """As the verifier sees them in the light of one text, whose keys and values are made once for all nodes."""
+        h = nodes
+        for layer in self.verifier.layers:
+            x = layer.norm1(h)
+            h = h + layer.self_attn(x, x, x, key_padding_mask=~there, need_weights=False)[0]
+            asked = layer.norm2(h).flatten(0, 1)[None]
+            told = layer.multihead_attn(asked, memory, memory, key_padding_mask=mask == 0, need_weights=False)[0]
+            h = h + told[0].unflatten(0, nodes.shape[:2])
+            h = h + layer.linear2(layer.activation(layer.linear1(layer.norm3(h))))
+        return self.verifier.norm(h)
 
     def retold(
         self,
         graphs: Data,
         rows: Int[Tensor, " labels"],
-        memory: Float[Tensor, "graphs tokens width"],
-        mask: Int[Tensor, "graphs tokens"],
+        memory: Float[Tensor, "texts tokens width"],
+        mask: Int[Tensor, "texts tokens"],
     ) -> Float[Tensor, " graphs"]:
         """Log-probability of all operations and attributes of architectures, guessed from their edges and a text.
 
@@ -318,15 +346,15 @@ class ArchBERT(PreTrainedModel):
         Args:
             graphs: A batch of architectures.
             rows: Which label of the model each label of the space is.
-            memory: For each of them the tokens of a text.
-            mask: Where the tokens are.
+            memory: Tokens of a text for each of them, or of one for all.
+            mask: Where they are.
         """
         hidden = torch.ones(len(graphs.x), dtype=torch.bool, device=graphs.x.device)
         nodes, there, _ = self.encode_graphs(graphs, rows, hidden)
         _, seen = self.match(nodes, there, memory, mask)
         logits = self.label_head(seen[there])[:, rows]
         each = -F.binary_cross_entropy_with_logits(logits, graphs.x, reduction="none").sum(-1)
-        return torch.zeros(len(memory), device=each.device).index_add_(0, graphs.batch, each)
+        return torch.zeros(len(graphs.ptr) - 1, device=each.device).index_add_(0, graphs.batch, each)
 
     # ---- reading -------------------------------------------------------------------------------------------------
     def next_tokens(

@@ -137,8 +137,7 @@ def encoded(model: ArchBERT, facts: Facts, codes: Int[Tensor, "batch holes"]) ->
 @torch.inference_mode()
 def fine_scores(model: ArchBERT, tokens: Tokens, graphs: Graphs) -> Float[Tensor, " archs"]:
     """Log-odds that a text is true of each architecture."""
-    (memory, mask), (nodes, there), count = tokens, graphs, len(graphs[0])
-    return model.match(nodes, there, memory.expand(count, -1, -1), mask.expand(count, -1))[0].cpu()
+    return model.match(*graphs, *tokens)[0].cpu()
 
 
 @torch.inference_mode()
@@ -146,12 +145,10 @@ def likeness(
     model: ArchBERT, facts: Facts, tokens: Tokens, codes: Int[Tensor, "batch holes"]
 ) -> Float[Tensor, " batch"]:
     """How well a text that describes architectures tells their operations and wiring: log-odds and log-probability."""
-    (memory, mask), count = tokens, len(codes)
     graphs = to_batch(facts.space.decode_all(codes)).to(model.device)
     rows = model.label_rows(facts.space)
-    memory, mask = memory.expand(count, -1, -1), mask.expand(count, -1)
     nodes, there, _ = model.encode_graphs(graphs, rows)
-    return (model.match(nodes, there, memory, mask)[0] + model.retold(graphs, rows, memory, mask)).double().cpu()
+    return (model.match(nodes, there, *tokens)[0] + model.retold(graphs, rows, *tokens)).double().cpu()
 
 
 def _changed(corrected: Mapping[str, str]) -> str:

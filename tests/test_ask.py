@@ -4,7 +4,6 @@ import io
 import json
 import random
 import runpy
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -321,9 +320,12 @@ def test_the_card_says_what_was_measured(check_text, tmp_path):
     folder = tmp_path / "mine"
     (folder / "text").mkdir(parents=True)
     (folder / "text" / "model.safetensors").write_bytes(b"0" * 2_000_000)
-    shutil.copy(RECIPES.parent / "checkpoints" / "archbert" / "training.json", folder)
+    facts = json.loads((RECIPES.parent / "checkpoints" / "archbert" / "training.json").read_text())
+    (folder / "training.json").write_text(json.dumps(facts | {"start": facts}))
     check_text["write_card"](folder, found)
     card = (folder / "README.md").read_text()
+    runs = [line.split("`")[1] for line in card.splitlines() if "archgen train_text" in line]
+    assert runs == [f"archgen train_text --config training/mine{more}.yaml" for more in ("", "_more")]
     assert "# mine" in card and "(2 MB)" in card and "nan" not in card and "{" not in card
     assert "| `nasbench201`, 3 | 1.00 / 0.75 | 0.70 | 0.10 | 0.20 | 0.50 of 2 / 0.125 | 10.0 |" in card
     assert "| `mnasnet`, 3 | 1.00 / 0.75 | 0.70 | 0.10 | 0.20 | 0.125 | 10.0 |" in card

