@@ -29,6 +29,7 @@ SHORTHAND = {
 }  # fmt: skip
 STORIES, OPENINGS = 0.4, 0.65  # shares of requests with something else around, and with a beginning
 WANTED = 0.5  # share of the loose requests that begin with what it has, which say first that it is wanted
+ASIDES = 0.06  # share of the requests with a beginning that say something unrelated, too
 MASHED = 0.05  # share of texts that are no requests that are no words either
 CONTRARY = 0.05  # share of requests that contradict themselves on purpose
 CLASHING = 0.2  # share that is kept of the requests whose phrases contradict each other by chance
@@ -119,6 +120,8 @@ class Writer:
         else:
             raw = self._telegram(head, phrases, random, opened=style > 0.85)
         story = random.choice(self.bank["frame"]["story"]) if random.random() < STORIES else ""
+        if style < 0.55 and raw[0] != " " and random.random() < ASIDES:  # what is wanted is said, whatever else is
+            story = self._aside(random)
         if story and random.random() < 0.7:
             raw = f"{raw}{random.choice([' ', ', ', '. '])}{story}"
         elif story:
@@ -263,22 +266,23 @@ class Writer:
 
     def unrelated(self, random: Random) -> Text:
         """A text that asks for no architecture."""
-        bank = self.bank["unrelated"]
         if random.random() < MASHED:
             return Text(_mashed(random), kind="unrelated", phrases=frozenset(["unrelated"]))
-        text = alternative(str(random.choice(bank["texts"])), random)
-        while "{o}" in text:
-            text = text.replace("{o}", random.choice(bank["objects"]), 1)
-        while "{n}" in text:
-            text = text.replace("{n}", small_number(random.randint(0, 12), random), 1)
+        text = self._aside(random)
         if random.random() < 0.35:
-            extra = alternative(str(random.choice(bank["texts"])), random)
-            text += random.choice([" ", ". ", ", "]) + extra.replace("{o}", random.choice(bank["objects"])).replace(
-                "{n}", "3"
-            )
+            text += random.choice([" ", ". ", ", "]) + self._aside(random)
         if random.random() < 0.15:
             text = f"{random.choice(self.bank['frame']['story'])} {text}"
         return Text(_noisy(text, random).strip() or "?", kind="unrelated", phrases=frozenset(["unrelated"]))
+
+    def _aside(self, random: Random) -> str:
+        """Something that has nothing to do with architectures."""
+        text = alternative(str(random.choice(self.bank["unrelated"]["texts"])), random)
+        while "{o}" in text:
+            text = text.replace("{o}", random.choice(self.bank["unrelated"]["objects"]), 1)
+        while "{n}" in text:
+            text = text.replace("{n}", small_number(random.randint(0, 12), random), 1)
+        return text
 
 
 def _noisy(raw: str, random: Random) -> str:

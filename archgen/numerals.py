@@ -56,7 +56,7 @@ _COUNTED = re.compile(
     r"\b(depth|deep|layers?|skips?|shortcuts?|conv\w*|pool\w*|edges?|stages?)\b\W*(\w+\W+){0,3}$", re.IGNORECASE
 )
 _DIGITS = re.compile(
-    rf"(?<![\w.,])(?:x\s?)?(?P<number>{_GROUPED}(?!\d)(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)"
+    rf"(?<![\w,])(?<![^.]\.)(?:x\s?)?(?P<number>{_GROUPED}(?!\d)(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)"
     rf"(?P<exponent>e\+?\d{{1,2}})?(?P<and_half>\s+and\s+a\s+half)?(?:[\s-]?{_SUFFIX}(?:\b|{_UNIT_GLUED}))?(?=\W|$|x\b|x\s|th\b|flop|mac|param|layer|ops)",
     re.IGNORECASE,
 )

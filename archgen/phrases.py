@@ -16,6 +16,8 @@ from archgen.meaning import ALL_OF, COUNTED, DISTINCT, ELSEWHERE, PARTITIONS, ST
 from archgen.numerals import beyond, large_number, rounded, small_number
 from archgen.vocabulary import OPERATIONS, Facts
 
+MEGA = 0.2  # share of multiply-adds whose unit says that they are millions
+MEGA_UNITS = ("MMACs", "MFLOPs", "MFLOPS", "MMAdds", "mega-FLOPs")
 BEYOND = 0.05  # share of sizes and counts that are far from any that there is
 START, MIDDLE, END = "\x01", "\x02", "\x03"  # around the number and the text of what is a number
 
@@ -70,7 +72,7 @@ class Phrases:
             self._as_well: 2, self._more_of_both: 1, self._each: 2, self._double: 2, self._one_absent: 1,
             self._three: 3, self._depth: 5, self._params: 8, self._flops: 7, self._two_counts: 5,
             self._either_not_both: 2, self._replaced: 1, self._listed: 5, self._either_count: 3, self._allowed: 4,
-            self._outnumber: 2,
+            self._outnumber: 2, self._revised: 1, self._changed: 1,
         }  # fmt: skip
         if OPERATIONS[self.space]:
             kinds |= {self._only: 5, self._only_two: 3, self._all_convs: 2, self._but: 4, self._nothing_else: 5,
@@ -130,6 +132,14 @@ class Phrases:
         n = beyond(most, random) if random.random() < BEYOND else random.randint(low, most)
         m = n + random.randint(1, max(1, min(3, most + 2 - n)))
         return self._numeric(random, role, self.fill(form, random, attribute, n), (attribute,), compare, n, m, "count")
+
+    def _revised(self, random: Random) -> Phrase:
+        """A count that is taken back for another."""
+        attribute = self._attribute(random)
+        n, m = random.sample(range(max(3, self.counted[attribute] + 1)), 2)
+        role, form = self._form(random, self.bank["revised"])
+        text = self.fill(form, random, attribute, n)
+        return self._numeric(random, role, text, (attribute,), "==", n, m, "revised")
 
     def _numeric(
         self, random: Random, role: str, form: str, names: tuple[str, ...], compare: str, n: float, m: float, key: str,
@@ -480,6 +490,8 @@ class Phrases:
             n, m = (value * random.choice([0.01, 0.1, 10, 100]) for value in (n, m))
         n, m = rounded(n, random), rounded(max(m, n * 1.05), random)
         spell = (lambda value, random: large_number(value, random, unit)) if name == "flops" else large_number
+        if name == "flops" and m < 1000 and random.random() < MEGA:
+            unit, spell = random.choice(MEGA_UNITS), lambda value, _: f"{value:g}"
         return self._numeric(random, role, form.replace("{u}", unit), (name,), compare, n, m, name, spell)
 
     def _params(self, random: Random) -> Phrase:
@@ -504,3 +516,9 @@ class Phrases:
         form = random.choice(self.bank["as_well"])
         text = form.replace("{x}", pair[0].text).replace("{y}", pair[1].text)
         return Phrase("say", text, pair[0].clauses + pair[1].clauses, "as_well")
+
+    def _changed(self, random: Random) -> Phrase:
+        """An adjective that is taken back for another."""
+        before, now = self.adjective(random), self.adjective(random)
+        form = random.choice(self.bank["changed"])
+        return Phrase("say", form.replace("{x}", before.text).replace("{y}", now.text), now.clauses, "changed")
