@@ -97,6 +97,7 @@ def train_text(
     shares = {"nasbench201": 0.5, "nasbench101": 0.2, "mnasnet": 0.3} if spaces is None else spaces
     if not shares or not all(0 < share < float("inf") for share in shares.values()):
         raise ValueError(f"spaces names at least one, each with a share above 0, got {shares!r}")
+    recipe["spaces"] = shares
     corpora = {name: Corpus(facts_of(name), "without" if held_out else "all") for name in shares}
     folder = Path(out)
     accelerator = make_accelerator(folder / "state", mixed_precision, trackers, recipe)

@@ -276,11 +276,7 @@ def check_text():
 
 def test_graded_queries_can_be_graded():
     requests = runpy.run_path(str(RECIPES / "text_requests.py"))
-    for path in (
-        RECIPES / "dev_queries.jsonl",
-        RECIPES / "more_queries.jsonl",
-        Path(__file__).parent / "queries.jsonl",
-    ):
+    for path in (*RECIPES.glob("*.jsonl"), *Path(__file__).parent.glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             query = json.loads(line)
             met = requests["grader"](query)
@@ -321,11 +317,16 @@ def test_the_card_says_what_was_measured(check_text, tmp_path):
     (folder / "text").mkdir(parents=True)
     (folder / "text" / "model.safetensors").write_bytes(b"0" * 2_000_000)
     facts = json.loads((RECIPES.parent / "checkpoints" / "archbert" / "training.json").read_text())
-    (folder / "training.json").write_text(json.dumps(facts | {"start": facts}))
+    last = {"recipe": facts["recipe"] | {"objective": "reader", "held_out": False}}
+    first = {"recipe": facts["recipe"] | {"objective": "archgen", "held_out": True}}
+    alone = {name: value for name, value in facts.items() if name != "start"}
+    (folder / "training.json").write_text(json.dumps(alone | last | {"start": alone | first}))
     check_text["write_card"](folder, found)
     card = (folder / "README.md").read_text()
     runs = [line.split("`")[1] for line in card.splitlines() if "archgen train_text" in line]
-    assert runs == [f"archgen train_text --config training/mine{more}.yaml" for more in ("", "_more")]
+    assert runs == [f"archgen train_text --config training/mine{more}.yaml" for more in ("", "_reader")]
+    assert "Measured before the last run" in card
+    assert card.index("| twins: a part of it") < card.index("## Other tasks") < card.index("| clones: a part of it")
     assert "# mine" in card and "(2 MB)" in card and "nan" not in card and "{" not in card
     assert "| `nasbench201`, 3 | 1.00 / 0.75 | 0.70 | 0.10 | 0.20 | 0.50 of 2 / 0.125 | 10.0 |" in card
     assert "| `mnasnet`, 3 | 1.00 / 0.75 | 0.70 | 0.10 | 0.20 | 0.125 | 10.0 |" in card

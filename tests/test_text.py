@@ -334,13 +334,14 @@ def _graph_of(text: str, nodes: int) -> set[tuple[int, int]]:
 
 def test_the_graded_queries_are_apart_from_those_looked_at():
     tests, recipes = Path(__file__).parent, Path(__file__).parents[1] / "training"
-    asked, *seen = (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for path in (tests / "queries.jsonl", recipes / "dev_queries.jsonl", recipes / "more_queries.jsonl")
-    )
-    assert not {one["query"] for one in asked} & {one["query"] for file in seen for one in file}
-    assert len([one for one in asked if one["predicates"][0] not in ("UNSAT", "OOS")]) >= 60
-    assert len({one["query"] for one in asked}) == len(asked)
+
+    def asked(*paths):
+        return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+
+    judging, seen = asked(*tests.glob("*.jsonl")), asked(*recipes.glob("*.jsonl"))
+    assert not {one["query"] for one in judging} & {one["query"] for one in seen}
+    assert len([one for one in judging if one["predicates"][0] not in ("UNSAT", "OOS")]) >= 60
+    assert len({one["query"] for one in judging}) == len(judging)
 
 
 # ---- beams ----------------------------------------------------------------------------------------------------------

