@@ -30,6 +30,7 @@ INDEX = {token: index for index, token in enumerate(TOKENS)}
 SIGNS = {0xD7: "x", 0x2265: ">=", 0x2264: "<=", 0x2260: "!=", 0xB2: "^2", 0xB3: "^3"}
 SIGNS |= {0x2074 + power: f"^{4 + power}" for power in range(6)}  # all that normalization would keep or lose
 LONGEST = 48  # tokens of a request
+MOST = 200_000  # that people ask for of what is counted, if only to exaggerate; larger numbers are sizes
 
 
 class Unreadable(ValueError):
@@ -131,6 +132,12 @@ def _predicate(tokens: list[str], numbers: list[Mention]) -> Predicate:
     else:
         value = right[0] if right[0] in QUANTILES else tuple(right[::2])
     return Predicate(left, tokens[place], value)
+
+
+def plausible(request: Request) -> bool:
+    """Whether no number is far too large for what it is about."""
+    parts = [one for clause in request for one in clause]
+    return all(one.left[0] in MILLIONS or not isinstance(one.right, float) or one.right <= MOST for one in parts)
 
 
 # ---- the grammar ----------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from archgen.beams import CachedLayer, search
 from archgen.graph import Architecture, to_batch
 from archgen.hub import component, reading
 from archgen.numerals import Mention
-from archgen.reading import BEGIN, END, KINDS, LONGEST, PAD, TOKENS, admitted, prepared, requested
+from archgen.reading import BEGIN, END, KINDS, LONGEST, PAD, TOKENS, admitted, plausible, prepared, requested
 from archgen.space import SearchSpace, load_space
 from archgen.spelling import Speller
 from archgen.vocabulary import ATTRIBUTES, Request, check_words
@@ -404,7 +404,7 @@ class ArchBERT(PreTrainedModel):
 
     @staticmethod
     def _readings(written: Tensor, score: Tensor, numbers: list[Mention]) -> list[Reading]:
-        """The beams of one text, equal requests joined."""
+        """The beams of one text, equal requests joined, none with an implausible number where there are others."""
         found: dict[tuple[str, Request], Reading] = {}
         for row in score.argsort(descending=True).tolist():
             if not score[row].isfinite():
@@ -415,7 +415,8 @@ class ArchBERT(PreTrainedModel):
             key = (kind, tuple(sorted(set(request), key=str)))
             first = found.get(key, Reading(kind, request, 0.0))
             found[key] = Reading(kind, first.request, first.probability + math.exp(score[row].item()))
-        return sorted(found.values(), key=lambda reading: -reading.probability)
+        every = sorted(found.values(), key=lambda reading: -reading.probability)
+        return [reading for reading in every if plausible(reading.request)] or every
 
 
 def together(texts: Sequence[str]) -> Iterator[list[int]]:

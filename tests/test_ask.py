@@ -192,6 +192,11 @@ def test_what_would_not_be_read_whole_is_refused():
     assert isinstance(found, Refused) and "256" in str(found)
 
 
+def test_nothing_is_counted_in_millions():
+    (found,) = understand(["less than 4M params with SE"], "mnasnet")
+    assert "params_m < 4" in found.where
+
+
 def test_alternatives_stay_alternatives():
     facts = facts_of("nasbench201")
     for text in ("either pooling, or skip connections", "either two 3x3 convs, or three"):
