@@ -192,6 +192,13 @@ def test_what_would_not_be_read_whole_is_refused():
     assert isinstance(found, Refused) and "256" in str(found)
 
 
+@pytest.mark.parametrize("text", ["a small network with no pool", "small, no pool", "small without pool"])
+def test_a_pool_is_an_operation_where_it_is_none_to_swim_in(text):
+    small, other = understand([text, "my swimming pool is small"], "nasbench201")
+    assert str(small.request) == str(understand(["small, no pooling"], "nasbench201")[0].request)
+    assert isinstance(other, Refused)
+
+
 def test_nothing_is_counted_in_millions():
     (found,) = understand(["less than 4M params with SE"], "mnasnet")
     assert "params_m < 4" in found.where
