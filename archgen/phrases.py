@@ -510,15 +510,18 @@ class Phrases:
         role, form = self._form(random, table)
         return Phrase(role, form, [[((a,), compare, right)] for a, compare, right in self.words[name]], name)
 
+    def _two_adjectives(self, random: Random, kind: str) -> tuple[str, Phrase, Phrase]:
+        """A filled form, and the adjectives in it."""
+        first, second = self.adjective(random), self.adjective(random)
+        form = random.choice(self.bank[kind])
+        return form.replace("{x}", first.text).replace("{y}", second.text), first, second
+
     def _as_well(self, random: Random) -> Phrase:
         """Two adjectives at once."""
-        pair = [self.adjective(random), self.adjective(random)]
-        form = random.choice(self.bank["as_well"])
-        text = form.replace("{x}", pair[0].text).replace("{y}", pair[1].text)
-        return Phrase("say", text, pair[0].clauses + pair[1].clauses, "as_well")
+        text, first, second = self._two_adjectives(random, "as_well")
+        return Phrase("say", text, first.clauses + second.clauses, "as_well")
 
     def _changed(self, random: Random) -> Phrase:
         """An adjective that is taken back for another."""
-        before, now = self.adjective(random), self.adjective(random)
-        form = random.choice(self.bank["changed"])
-        return Phrase("say", form.replace("{x}", before.text).replace("{y}", now.text), now.clauses, "changed")
+        text, _, now = self._two_adjectives(random, "changed")
+        return Phrase("say", text, now.clauses, "changed")

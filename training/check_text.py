@@ -170,12 +170,13 @@ def everything(model: ArchBERT, folder: Path, file: str, before: str | None) -> 
     work: list[tuple[str, str, Callable[[], Any]]] = []
     for each in dict.fromkeys([*FILES, file]):
         work.append(("queries", each if each in FILES else OTHERS, partial(queries, model, each)))
-    earlier = model if kept_back(folder) else before and ArchBERT.load(before)
+    learners = dict.fromkeys(PARTS, model)
+    if not training_of(folder)["recipe"]["held_out"]:
+        learners |= dict.fromkeys(KEPT_BACK, None if before is None else ArchBERT.load(before))
     for name, part in PARTS.items():
-        learner = earlier if name in KEPT_BACK else model
-        if learner is None and name not in found.get("parts", {}):
+        if learners[name] is None and name not in found.get("parts", {}):
             raise ValueError(f"{folder.name} learned all phrases, so --before names the model to measure {name} on")
-        work.append(("parts", name, partial(part, learner, **SIZES.get(name, {}))))
+        work.append(("parts", name, partial(part, learners[name], **SIZES.get(name, {}))))
     work += [("parts", "leaks", leaks), ("parts", "speed", partial(speed, model))]
     work += [("methods", name, partial(queries, model, first, method=name)) for name in methods]
     work.append(("methods", "shuffled", partial(queries, model, first, shuffled=True)))
@@ -188,14 +189,14 @@ def everything(model: ArchBERT, folder: Path, file: str, before: str | None) -> 
     return found
 
 
-def kept_back(folder: Path) -> bool:
-    """Whether the weights never learned the phrases that are kept from training."""
-    return json.loads((folder / "training.json").read_text(encoding="utf-8"))["recipe"]["held_out"]
+def training_of(folder: Path) -> dict[str, Any]:
+    """What `train_text` wrote of the last run of a checkpoint."""
+    return json.loads((folder / "training.json").read_text(encoding="utf-8"))
 
 
 def write_card(folder: Path, found: Mapping[str, Any]) -> None:
     """Write the README of a checkpoint of ArchBERT from what was trained and measured."""
-    facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    facts = training_of(folder)
     recipe, first = facts["recipe"], next(iter(FILES))
     tried = found["queries"][first]
     rows = {
@@ -219,7 +220,7 @@ def write_card(folder: Path, found: Mapping[str, Any]) -> None:
         columns=" | ".join(f"`{space}`" for space in tried),
         rule="---|" * len(tried),
         methods="\n".join(_method_row(name, spaces) for name, spaces in {"ask": tried, **found["methods"]}.items()),
-        kept_back=NEVER if kept_back(folder) else LEARNED,
+        kept_back=NEVER if recipe["held_out"] else LEARNED,
         new="\n".join(row for part in KEPT_BACK for row in rows.get(part, [])),
         others="\n".join(row for part, lines in rows.items() if part not in KEPT_BACK for row in lines),
     )
