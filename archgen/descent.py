@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from archgen.hub import resume, save_state
+from archgen.processes import end_training
 
 MEMORY = 0.98  # of the running means of losses
 SHOWN = 20  # steps between numbers on the bar and in trackers
@@ -29,7 +30,7 @@ class Descent:
 
     Args:
         accelerator: Placement, precision and processes.
-        network: What learns, not wrapped.
+        network: What learns.
         groups: Parameters, as AdamW takes them.
         max_steps: Steps in all.
         warmup: Steps of linear warm-up; after it cosine decay to zero.
@@ -44,6 +45,7 @@ class Descent:
             pass to hook into; gradients are then averaged here.
 
     Attributes:
+        model: The network as it is to be called in training, by several processes wrapped.
         begin: The first step that is left.
         step: The one that is taken.
         seconds: Spent on steps, those before a stop too.
@@ -75,6 +77,7 @@ class Descent:
         for rate in [lr, *(group["lr"] for group in groups if isinstance(group, dict) and "lr" in group)]:
             if not 0 <= rate < float("inf"):
                 raise ValueError(f"a learning rate is a number of at least 0, got {rate!r}")
+        self.model = network if apart else accelerator.prepare(network)
         optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98), fused=True)
         self.optimizer = accelerator.prepare(optimizer)
         self.schedule = get_scheduler(
@@ -158,3 +161,9 @@ class Descent:
         if self.average is not None:
             self.average.copy_to(self.network.parameters())
         return self.network.eval()
+
+    def end(self) -> None:
+        """Wait until all processes are done, and part."""
+        self.accelerator.wait_for_everyone()
+        del self.model
+        end_training(self.accelerator)

@@ -22,9 +22,9 @@ from archgen.guidance import LegalDecision
 from archgen.hub import resolve
 from archgen.pipeline import ArchitecturePipeline
 from archgen.pool import SMALLEST_TAIL, Events, Pool, completed, distilled, make_pool
+from archgen.processes import make_accelerator
 from archgen.space import OPEN, SearchSpace, load_space
 from archgen.train import Optim, Run
-from archgen.trainer import make_accelerator
 
 FEWEST = 20  # labels of a column
 GRID = 10_001  # values that stand for the distribution of a condition whose labels are gone

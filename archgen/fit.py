@@ -25,9 +25,10 @@ from archgen.classifier import describe, read_network, read_weights
 from archgen.graph import Architecture
 from archgen.hub import BadFile, brief, replacing
 from archgen.images import ImageSet, load_images
+from archgen.processes import end_training, make_accelerator
 from archgen.results import Results, key_of
 from archgen.space import load_space, read_architectures, rescale
-from archgen.trainer import PRESETS, Diverged, Machine, Recipe, Training, make_accelerator
+from archgen.trainer import PRESETS, Diverged, Machine, Recipe, Training
 
 ATTEMPTS = 5  # times that a network may take its process down before it is given up
 
@@ -271,7 +272,7 @@ def fit(
         jobs = [Job(a, images, recipe, seed + k) for k in range(seeds) for a in architectures]
         return _fit_list(jobs, Path(out), machine, halving, share)
     finally:
-        machine.accelerator.end_training()
+        end_training(machine.accelerator)
 
 
 def _fit_list(

@@ -23,10 +23,11 @@ from archgen.graph import Architecture
 from archgen.hub import shipped_checkpoints
 from archgen.images import ImageSet, load_images
 from archgen.pipeline import ArchitecturePipeline
+from archgen.processes import make_accelerator
 from archgen.results import Results
 from archgen.space import SearchSpace, load_space
 from archgen.study import Generate, Problem, Study, distinct_members, table_problem
-from archgen.trainer import PRESETS, Machine, Recipe, make_accelerator
+from archgen.trainer import PRESETS, Machine, Recipe
 
 METHODS = {"archgen": Method(explore, pareto=True, batched=True), **BASELINES}
 TRAINED = ("valid_acc_pct", "test_acc_pct")  # columns of a search that trains

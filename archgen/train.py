@@ -20,9 +20,9 @@ from archgen.hub import replacing_folder
 from archgen.pipeline import ArchitecturePipeline
 from archgen.pool import Events, Pool, distilled, make_pool
 from archgen.predictor import PropertyPredictor
+from archgen.processes import make_accelerator
 from archgen.scheduler import AbsorbingScheduler, VEScheduler
 from archgen.space import SearchSpace, load_space
-from archgen.trainer import make_accelerator
 
 
 @dataclass
@@ -156,7 +156,7 @@ class Run:
         self.pool, self.events = pool, events
         drawn = [*pool.values, *pool.given]
         self.columns = [drawn.index(name) for name in denoiser.config.conditions]
-        self.denoiser, self.model = denoiser, accelerator.prepare(denoiser)
+        self.denoiser = denoiser
 
     def fit(
         self, optim: Optim, max_steps: int, batch_size: int, seed: int, save_every: int, state: Path, recipe: dict
@@ -166,8 +166,8 @@ class Run:
         Every draw depends on the seed, the step and the process alone, so the state needs no random generators.
         """
         self.descent = Descent(
-            self.accelerator, self.denoiser, [*self.model.parameters()], max_steps, optim.warmup_steps, state, recipe,
-            save_every, optim.lr, optim.weight_decay, optim.clip, optim.ema,
+            self.accelerator, self.denoiser, [*self.denoiser.parameters()], max_steps, optim.warmup_steps, state,
+            recipe, save_every, optim.lr, optim.weight_decay, optim.clip, optim.ema,
         )  # fmt: skip
         for mark in self.descent.steps(seed):
             self.descent.down({"loss": self._loss(batch_size, torch.Generator().manual_seed(mark))})
@@ -180,7 +180,7 @@ class Run:
         x, t, weight = self.scheduler.noised(codes, generator, self.denoiser.valid)
         within = None if t is not None else reachable_range(self.space, x, self.denoiser.config.conditions)
         with self.accelerator.autocast():
-            logits = self.model(x, t, intervals, within)
+            logits = self.descent.model(x, t, intervals, within)
         loss = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), reduction="none").view_as(weight)
         return (loss * weight).sum(-1).mean()
 
@@ -229,5 +229,4 @@ class Run:
             if samples:
                 evaluate(str(folder), n=samples, exact=exact, write=True)
             (folder / "state" / "state.pt").unlink(missing_ok=True)
-        accelerator.wait_for_everyone()
-        accelerator.end_training()
+        self.descent.end()

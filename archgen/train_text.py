@@ -26,9 +26,9 @@ from archgen.checks import check_counts
 from archgen.corpus import Corpus, Lesson, Lessons, Mixture
 from archgen.descent import Descent
 from archgen.hub import component, replacing_folder, sha256_of
+from archgen.processes import make_accelerator
 from archgen.reading import END, INDEX, MARKERS, PAD, SPACES, START, spelled
 from archgen.text import MOST_TOKENS, ArchBERT, ArchBERTConfig, all_labels
-from archgen.trainer import make_accelerator
 from archgen.vocabulary import facts_of
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of all-MiniLM-L6-v2's weights
@@ -122,8 +122,7 @@ def train_text(
                 facts["start"] = json.loads(before.read_text(encoding="utf-8"))
             (temporary / "training.json").write_text(json.dumps(facts, indent=1))
         (folder / "state" / "state.pt").unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    run.descent.end()
 
 
 def write_model(model: ArchBERT, folder: Path) -> None:

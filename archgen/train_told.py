@@ -18,9 +18,9 @@ from archgen.denoiser import GraphDenoiser, Text
 from archgen.descent import Descent
 from archgen.hub import replacing_folder, resolve
 from archgen.pipeline import ArchitecturePipeline
+from archgen.processes import make_accelerator
 from archgen.scheduler import AbsorbingScheduler
 from archgen.text import ArchBERT
-from archgen.trainer import make_accelerator
 from archgen.vocabulary import facts_of
 
 SILENCE = 0.1  # share of the texts that are dropped
@@ -72,15 +72,14 @@ def train_told(
     torch.manual_seed(seed)
     channels = reader.config.width
     network = GraphDenoiser.for_space(pipeline.space, [], width=width, depth=depth, text_width=channels)
-    model = accelerator.prepare(network)
     reader.to(accelerator.device)
     state = folder / "state" / "told.pt"
-    groups, warmup = [*model.parameters()], max_steps // 20
+    groups, warmup = [*network.parameters()], max_steps // 20
     descent = Descent(accelerator, network, groups, max_steps, warmup, state, recipe, save_every, lr, ema=0.999)
     for mark in descent.steps(seed):
         random = Random(mark)
         codes, told = batch(corpus, reader, batch_size, random, accelerator)
-        descent.down({"loss": loss_of(model, codes, told, random)})
+        descent.down({"loss": loss_of(descent.model, codes, told, random)})
     if accelerator.is_main_process:
         pipeline.register_modules(text_denoiser=descent.averaged())
         source, told = resolve(checkpoint), {"recipe": recipe, "seconds": round(descent.seconds, 1), **descent.losses}
@@ -94,8 +93,7 @@ def train_told(
             known = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else {}
             facts.write_text(json.dumps({**known, "told": told}, indent=1), encoding="utf-8")
         state.unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    descent.end()
 
 
 def batch(corpus: Corpus, reader: ArchBERT, size: int, random: Random, accelerator: Any) -> tuple[Tensor, Text]:

@@ -21,9 +21,10 @@ import archgen
 from archgen.cli import main
 from archgen.fit import Job, fit, train_jobs
 from archgen.images import load_images
+from archgen.processes import make_accelerator
 from archgen.results import Results, read_results
 from archgen.space import load_space
-from archgen.trainer import PRESETS, Diverged, Machine, Recipe, Training, make_accelerator
+from archgen.trainer import PRESETS, Diverged, Machine, Recipe, Training
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 SMALL = {"width": 4, "cells": 1}

@@ -19,7 +19,7 @@ from archgen.text import ArchBERT
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (  # a module imports only from layers before its own
-    {"graph", "hub", "synchronize", "checks", "language", "meaning"},
+    {"graph", "hub", "synchronize", "checks", "language", "meaning", "processes"},
     {"space", "images", "results", "plot", "pareto", "calibrate", "gaussian", "unpickle"},
     {"build", "features", "ensemble", "evidence"},
     {"spaces"},

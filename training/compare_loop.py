@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 
 from archgen.images import load_images
+from archgen.processes import make_accelerator
 from archgen.space import load_space
-from archgen.trainer import Machine, Recipe, Training, make_accelerator
+from archgen.trainer import Machine, Recipe, Training
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 
