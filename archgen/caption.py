@@ -30,6 +30,8 @@ SHORTHAND = {
 STORIES, OPENINGS = 0.4, 0.65  # shares of requests with something else around, and with a beginning
 WANTED = 0.5  # share of the loose requests that begin with what it has, which say first that it is wanted
 ASIDES = 0.06  # share of the requests with a beginning that say something unrelated, too
+TALES = 0.07  # share of the requests that come with a tale
+AMOUNTS = ("{}", "{}", "{}", "{}k", "{} thousand", "{},000", "{}00", "{} million")
 MASHED = 0.05  # share of texts that are no requests that are no words either
 CONTRARY = 0.05  # share of requests that contradict themselves on purpose
 CLASHING = 0.2  # share that is kept of the requests whose phrases contradict each other by chance
@@ -122,6 +124,8 @@ class Writer:
         story = random.choice(self.bank["frame"]["story"]) if random.random() < STORIES else ""
         if style < 0.55 and raw[0] != " " and random.random() < ASIDES:  # what is wanted is said, whatever else is
             story = self._aside(random)
+        elif random.random() < TALES:
+            story = self._tale(random)
         if story and random.random() < 0.7:
             raw = f"{raw}{random.choice([' ', ', ', '. '])}{story}"
         elif story:
@@ -184,8 +188,8 @@ class Writer:
         place = {}
         for mark, (start, end) in spans.items():
             inside = [i for i, one in enumerate(mentions) if one.start < end and start < one.end]
-            if len(inside) != 1:
-                return None
+            if len(inside) != 1 or mentions[inside[0]].start < start or mentions[inside[0]].end > end:
+                return None  # as in "three three-layer stages"
             place[mark] = inside[0]
         request, pointers = [], []
         for phrase in phrases:
@@ -274,6 +278,22 @@ class Writer:
         if random.random() < 0.15:
             text = f"{random.choice(self.bank['frame']['story'])} {text}"
         return Text(_noisy(text, random).strip() or "?", kind="unrelated", phrases=frozenset(["unrelated"]))
+
+    def _tale(self, random: Random) -> str:
+        """Some sentences about whoever asks, with numbers that are not asked for."""
+        parts = random.sample(self.bank["frame"]["tale"], random.choice([1, 1, 1, 2, 2, 3]))
+        tale = random.choice([". ", ". ", ", ", "; "]).join(alternative(part, random) for part in parts)
+        numbers = {
+            "{k}": lambda: small_number(random.randint(1, 12), random),
+            "{y}": lambda: str(random.randint(1990, 2027)),
+            "{b}": lambda: random.choice(AMOUNTS).format(
+                random.choice([2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 50, 60, 80, 128, 256, 400, 512])
+            ),
+        }
+        for slot, number in numbers.items():
+            while slot in tale:
+                tale = tale.replace(slot, number(), 1)
+        return tale
 
     def _aside(self, random: Random) -> str:
         """Something that has nothing to do with architectures."""

@@ -14,11 +14,17 @@ from typing import Any
 from archgen.language import alternative, bank, singular_plural, usual
 from archgen.meaning import ALL_OF, COUNTED, DISTINCT, ELSEWHERE, PARTITIONS, STYLES, WORDS
 from archgen.numerals import beyond, large_number, rounded, small_number
-from archgen.vocabulary import OPERATIONS, Facts
+from archgen.vocabulary import MILLIONS, OPERATIONS, Facts
 
 MEGA = 0.2  # share of multiply-adds whose unit says that they are millions
 MEGA_UNITS = ("MMACs", "MFLOPs", "MFLOPS", "MMAdds", "mega-FLOPs")
 BEYOND = 0.05  # share of sizes and counts that are far from any that there is
+IN_MILLIONS = re.compile(r"_m$|^M[A-Z]|^(mega|mparams|mflops|mmacs)|\(M\)$")  # names of costs that say so
+QUANTITIES = {
+    "==": ["{n}", "exactly {n}", "{n}", "precisely {n}"],
+    ">=": ["at least {n}", "at least {n}", "{n} or more", "no fewer than {n}", ">= {n}"],
+    "<=": ["at most {n}", "at most {n}", "{n} or fewer", "no more than {n}", "<= {n}"],
+}
 START, MIDDLE, END = "\x01", "\x02", "\x03"  # around the number and the text of what is a number
 
 
@@ -72,15 +78,20 @@ class Phrases:
             self._as_well: 2, self._more_of_both: 1, self._each: 2, self._double: 2, self._one_absent: 1,
             self._three: 3, self._depth: 5, self._params: 8, self._flops: 7, self._two_counts: 5,
             self._either_not_both: 2, self._replaced: 1, self._listed: 5, self._either_count: 3, self._allowed: 4,
-            self._outnumber: 2, self._revised: 1, self._changed: 1,
+            self._outnumber: 2, self._revised: 2, self._changed: 1, self._coded: 5, self._equal_with: 2,
+            self._limits: 2, self._those: 2, self._needless: 2,
         }  # fmt: skip
         if OPERATIONS[self.space]:
             kinds |= {self._only: 5, self._only_two: 3, self._all_convs: 2, self._but: 4, self._nothing_else: 5,
                       self._of_which: 3, self._one_type: 1}  # fmt: skip
         if ALL_OF[self.space]:
-            kinds |= {self._every: 3, self._rest: 3, self._all_but: 3}
+            kinds |= {self._every: 3, self._rest: 3, self._all_but: 3, self._some_not_all: 1}
         if self.space == "nasbench201":
-            kinds |= {self._on_edges: 4, self._half: 1, self._dropped: 4}
+            kinds |= {self._on_edges: 4, self._half: 1, self._dropped: 4, self._halves: 1, self._unweighted: 1}
+        if self.space == "nasbench101":
+            kinds |= {self._all_vertices: 1}
+        if self.space == "mnasnet":
+            kinds |= {self._layers_each: 3}
         self.kinds, self.weights = list(kinds), list(kinds.values())
         self._marks = 0
 
@@ -134,12 +145,20 @@ class Phrases:
         return self._numeric(random, role, self.fill(form, random, attribute, n), (attribute,), compare, n, m, "count")
 
     def _revised(self, random: Random) -> Phrase:
-        """A count that is taken back for another."""
+        """A count, or a cost, that is taken back for another."""
+        compare = random.choices(["==", ">=", "<="], [3, 2, 2])[0]
+        if random.random() < 0.3:
+            name = random.choice(["params", "flops"])
+            role, form = self._form(random, self.bank["revised_cost"]["<=" if compare == "==" else compare])
+            n, m = self._two_values(name, random)
+            form = form.replace("{u}", str(random.choice(self.bank[name]["units"])))
+            compare = "<=" if compare == "==" else compare
+            return self._numeric(random, role, form, (name,), compare, n, m, "revised", large_number)
         attribute = self._attribute(random)
         n, m = random.sample(range(max(3, self.counted[attribute] + 1)), 2)
-        role, form = self._form(random, self.bank["revised"])
+        role, form = self._form(random, self.bank["revised"][compare])
         text = self.fill(form, random, attribute, n)
-        return self._numeric(random, role, text, (attribute,), "==", n, m, "revised")
+        return self._numeric(random, role, text, (attribute,), compare, n, m, "revised")
 
     def _numeric(
         self, random: Random, role: str, form: str, names: tuple[str, ...], compare: str, n: float, m: float, key: str,
@@ -267,8 +286,7 @@ class Phrases:
         a = self._attribute(random)
         overlapping = [name for name in self.counted if set(self.facts.expand((name,))) & set(self.facts.expand((a,)))]
         b = self._attribute(random, tuple(overlapping))
-        role, form = self._form(random, self.bank[kind])
-        return role, form.replace("{A}", self._plural(random, a)).replace("{B}", self._plural(random, b)), a, b
+        return *self._named(random, self.bank[kind], (a, b)), a, b
 
     def _apart(self, random: Random, count: int) -> list[str]:
         """So many attributes that count different things, or all there are."""
@@ -329,10 +347,134 @@ class Phrases:
     def _outnumber(self, random: Random) -> Phrase:
         """More of one than of two others together."""
         a, b, c = self._apart(random, 3)
-        role, form = self._form(random, self.bank["outnumber"])
-        for slot, name in zip("ABC", (a, b, c), strict=True):
+        role, text = self._named(random, self.bank["outnumber"], (a, b, c))
+        return Phrase(role, text, [[((a,), ">", (b, c))]], "outnumber")
+
+    def _equal_with(self, random: Random) -> Phrase:
+        """As many of one as of another, or not, and of both at least so many; or as many as of two others together."""
+        if random.random() < 0.35 and len(set(self.facts.expand(self._countable()))) > 2:
+            compare = random.choice(["==", "==", "<", ">="])
+            names = self._apart(random, 3)
+            role, text = self._named(random, self.bank["sum_of_two"][compare], names)
+            return Phrase(role, text, [[(tuple(names[:1]), compare, tuple(names[1:]))]], f"sum_of_two {compare}")
+        compare, names = random.choice(["==", "==", "!="]), self._apart(random, 2)
+        clause = [((names[0],), compare, (names[1],))]
+        if compare == "!=" and random.random() < 0.6:
+            role, text = self._named(random, self.bank["unequal"], names)
+            return Phrase(role, text, [clause], "unequal")
+        (role, text), marked = self._named(random, self.bank["equal_with"][compare], names), dict[str, Number]()
+        if "{n}" in text:
+            text = text.replace("{n}", self._number(small_number(random.randint(1, 3), random), marked, "n"))
+        least = marked.get("n", 1.0)
+        return Phrase(role, text, [clause, *([((name,), ">=", least)] for name in names)], f"equal_with {compare}")
+
+    def _limits(self, random: Random) -> Phrase:
+        """What is not wanted: fewer than so many of one, more than so many of another, which may be a cost."""
+        names, kind = self._apart(random, 2), random.choice(["least_most", "least_most", "most_most", "least_least"])
+        numbers = [random.randint(1, min(4, self.counted[name])) for name in names]
+        role, form = self._form(random, self.bank["limits"][kind])
+        marked: dict[str, Number] = {}
+        words = [small_number(number, random) for number in numbers]
+        nouns = [usual(self.nouns[name], random)[number != 1] for name, number in zip(names, numbers, strict=True)]
+        if random.random() < 0.3:
+            names[1] = random.choice(["params", "flops"])
+            nouns[1] = str(random.choice(self.bank[names[1]]["units"]))
+            words[1] = large_number(self._two_values(names[1], random)[0], random)
+        for slot, noun, number, name in zip("nm", "AB", words, nouns, strict=True):
+            form = form.replace(f"{{{slot}}}", self._number(number, marked, slot)).replace(f"{{{noun}}}", name)
+        compares = {"least": ">=", "most": "<="}
+        ends = [compares[end] for end in kind.split("_")]
+        clauses = [[((name,), end, mark)] for name, end, mark in zip(names, ends, marked.values(), strict=True)]
+        return Phrase(role, form, clauses, f"limits {kind}")
+
+    def _those(self, random: Random) -> Phrase:
+        """Something is named first, and how many of it are wanted is said then."""
+        compare, attribute = random.choice(["==", ">=", "<="]), self._attribute(random)
+        role, form = self._form(random, self.bank["those"][compare])
+        n = random.randint(1, self.counted[attribute])
+        return self._numeric(random, role, self.fill(form, random, attribute), (attribute,), compare, n, n, "those")
+
+    def _needless(self, random: Random) -> Phrase:
+        """What it need not be, which asks for nothing."""
+        adjective = self.adjective(random)
+        while adjective.key not in self.words:
+            adjective = self.adjective(random)
+        role, form = self._form(random, self.bank["needless"])
+        return Phrase(role, form.replace("{x}", adjective.text), [], "needless")
+
+    def _coded(self, random: Random) -> Phrase:
+        """Limits as code or settings, all true of one member."""
+        bank = self.bank["coded"]
+        known = [name for name in bank["keys"] if name in {*self.counted, "depth", "params", "flops"}]
+        names = random.sample(known, random.choice([1, 2, 2, 3]))
+        row = random.randrange(len(self.facts.members))
+        style = bank["styles"][random.choice([*bank["styles"]])]
+        signs = {compare: random.choice(forms) for compare, forms in style["signs"].items()}
+        pair, between, around = (random.choice(style[part]) for part in ("pair", "between", "around"))
+        parts, clauses, marked = [], [], dict[str, Number]()
+        for name in names:
+            compare = random.choice([*signs])
+            key = random.choice(bank["keys"]["maxpool" if self.space == "nasbench101" and name == "pool" else name])
+            value = sum(self.facts.table[part][row].item() for part in self.facts.expand((name,)))
+            words = self._limit(name, compare, value, key, random)
+            number = self._number(words, marked, name)
+            sign = random.choice(style["signs"][compare]) if random.random() < 0.1 else signs[compare]
+            parts.append(pair.replace("{k}", key).replace("{o}", sign).replace("{n}", number))
+            clauses.append([((name,), compare, marked[name])])
+        return Phrase("say", around.replace("{x}", between.join(parts)), clauses, "coded")
+
+    def _limit(self, name: str, compare: str, value: float, key: str, random: Random) -> str:
+        """A number in digits that a value is on the right side of; in millions where the key says so."""
+        above = {"<=": 1, "<": 1, ">=": -1, ">": -1}.get(compare, 0)
+        if name not in MILLIONS:
+            strict = compare in ("<", ">")
+            number = round(value) + above * (strict + random.choice([0, 0, 1, 2]))
+            return str(max(number, 0))
+        number = rounded(value * (1 + above * random.uniform(0.02, 0.4)), random)
+        if IN_MILLIONS.search(key) and number < 1000:
+            return f"{number:g}"
+        if name == "flops" and (number >= 1000 or (number >= 10 and random.random() < 0.2)):
+            return f"{number / 1000:.4g}{random.choice('GGBg')}"
+        return random.choice([f"{number:g}M", f"{number:g}M", f"{number:g}m", f"{number:g}e6", f"{number * 1e6:.0f}"])
+
+    def _some_not_all(self, random: Random) -> Phrase:
+        attribute = self._attribute(random)
+        role, form = self._form(random, self.bank["some_not_all" if self.space == "nasbench201" else "some_stages"])
+        clauses = [[((attribute,), ">=", 1.0)], [((attribute,), "<=", ALL_OF[self.space] - 1)]]
+        return Phrase(role, self.fill(form, random, attribute), clauses, "some_not_all")
+
+    def _halves(self, random: Random) -> Phrase:
+        """Half of the edges of one kind, half of another."""
+        names = random.choice(PARTITIONS[self.space])
+        role, text = self._named(random, self.bank["halves"], names)
+        return Phrase(role, text, [[((name,), "==", 3.0)] for name in names], "halves")
+
+    def _unweighted(self, random: Random) -> Phrase:
+        """So many operations that are no convolutions."""
+        compare = random.choice(["==", ">=", "<="])
+        role, form = self._form(random, self.bank["unweighted"])
+        n = random.randint(1, 5)
+        form = form.replace("{q}", random.choice(QUANTITIES[compare]))
+        return self._numeric(random, role, form, ("pool", "skip"), compare, n, n, "unweighted")
+
+    def _all_vertices(self, random: Random) -> Phrase:
+        role, form = self._form(random, self.bank["all_vertices"])
+        return self._numeric(random, role, form, ("ops",), "==", 5, 5, "all_vertices")
+
+    def _layers_each(self, random: Random) -> Phrase:
+        """How many layers every stage has at least, or at most."""
+        kind, lacking = random.choice(
+            [("two", (1,)), ("two", (1,)), ("three", (1, 2)), ("not four", (4,)), ("not three", (3, 4))]
+        )
+        role, form = self._form(random, self.bank["layers_each"][kind])
+        return Phrase(role, form, [[((f"layers{number}",), "==", 0.0)] for number in lacking], f"layers_each {kind}")
+
+    def _named(self, random: Random, table: Mapping[str, list[str]], names: Sequence[str]) -> tuple[str, str]:
+        """Role, and a form with plural nouns in {A}, {B}, {C}."""
+        role, form = self._form(random, table)
+        for slot, name in zip("ABC", names, strict=False):
             form = form.replace(f"{{{slot}}}", self._plural(random, name))
-        return Phrase(role, form, [[((a,), ">", (b, c))]], "outnumber")
+        return role, form
 
     def _neither(self, random: Random) -> Phrase:
         role, text, a, b = self._pair(random, "neither")
@@ -404,8 +546,7 @@ class Phrases:
     def _only_two(self, random: Random) -> Phrase:
         """Two operations and no other; of empty edges nothing is said."""
         a, b = random.sample(OPERATIONS[self.space], 2)
-        role, form = self._form(random, self.bank["only_two"])
-        text = form.replace("{A}", self._plural(random, a)).replace("{B}", self._plural(random, b))
+        role, text = self._named(random, self.bank["only_two"], (a, b))
         others = [name for name in OPERATIONS[self.space] if name not in (a, b)]
         clauses = [[((a,), ">=", 1.0)], [((b,), ">=", 1.0)], *([((name,), "==", 0.0)] for name in others)]
         return Phrase(role, text, clauses, "only_two")
@@ -459,17 +600,13 @@ class Phrases:
         kind, compare, number = random.choice([("none_of", "==", 0.0), ("all_of", ">=", 1.0)])
         basic = [name for name in self.counted if name not in ("layers", "edges", "ops", "conv")]
         names = random.sample(basic, 3)
-        role, form = self._form(random, self.bank[kind])
-        for slot, name in zip("ABC", names, strict=True):
-            form = form.replace("{" + slot + "}", self._plural(random, name))
-        return Phrase(role, form, [[((name,), compare, number)] for name in names], kind)
+        role, text = self._named(random, self.bank[kind], names)
+        return Phrase(role, text, [[((name,), compare, number)] for name in names], kind)
 
     def _together(self, random: Random) -> Phrase:
         compare = random.choice(["==", ">=", "<="])
         role, text, a, b = self._pair(random, "together")
-        text = text.replace(
-            "{q}", {"==": random.choice(["{n}", "exactly {n}"]), ">=": "at least {n}", "<=": "at most {n}"}[compare]
-        )
+        text = text.replace("{q}", random.choice(QUANTITIES[compare]))
         n = random.randint(1, max(self.counted[a], 5))
         return self._numeric(random, role, text, (a, b), compare, n, n, "together")
 
@@ -480,15 +617,21 @@ class Phrases:
         n = beyond(deepest, random) if random.random() < BEYOND else round(random.choice(self.depths))
         return self._numeric(random, role, form, ("depth",), compare, n, n, "depth")
 
+    def _two_values(self, name: str, random: Random) -> tuple[float, float]:
+        """Two costs of members in millions, rounded, apart in random order."""
+        values = self.facts.table[name]
+        n, m = sorted(float(values[random.randrange(len(values))]) for _ in range(2))
+        n, m = rounded(n, random), rounded(max(m, n * 1.05), random)
+        return (n, m) if random.random() < 0.5 else (m, n)
+
     def _costly(self, random: Random, name: str) -> Phrase:
         compare = random.choices(["<=", "<", ">=", ">", "range", "inside", "~"], [7, 7, 3, 5, 4, 2, 3])[0]
         role, form = self._form(random, self.bank[name][compare])
         unit = str(random.choice(self.bank[name]["units"]))
-        values = self.facts.table[name]
-        n, m = sorted(float(values[random.randrange(len(values))]) for _ in range(2))
+        n, m = sorted(self._two_values(name, random))
         if random.random() < BEYOND:
-            n, m = (value * random.choice([0.01, 0.1, 10, 100]) for value in (n, m))
-        n, m = rounded(n, random), rounded(max(m, n * 1.05), random)
+            n, m = (rounded(value * random.choice([0.01, 0.1, 10, 100]), random) for value in (n, m))
+            m = max(m, n)
         spell = (lambda value, random: large_number(value, random, unit)) if name == "flops" else large_number
         if name == "flops" and m < 1000 and random.random() < MEGA:
             unit, spell = random.choice(MEGA_UNITS), lambda value, _: f"{value:g}"

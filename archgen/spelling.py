@@ -17,6 +17,7 @@ SAID = 4  # times that a word is in the language before others are taken for it
 NUMBERS = 150  # times that words for numbers count as said; the language has slots for them
 WORD = re.compile(r"(?<![\w'\u2019])[a-z]+(?![\w'\u2019])", re.IGNORECASE)
 ENDINGS = re.compile(r"(?:nt|re|ve|ll|s)$")  # dont, theyre, poolings
+SHORT = {"twoo": "two", "tow": "two", "towo": "two", "oen": "one", "onee": "one", "sixx": "six"}  # slips in numbers
 UNITS_OF_COST = re.compile(r"[kmgt]+(?:flops?|macs?|ops?|params?|adds?|bytes?)")
 
 
@@ -47,7 +48,9 @@ class Speller:
         changes: dict[str, str] = {}
 
         def right(match: re.Match[str]) -> str:
-            near = None if self.knows(match[0].lower()) else self._nearest(match[0].lower())
+            near = SHORT.get(match[0].lower())
+            if near is None and not self.knows(match[0].lower()):
+                near = self._nearest(match[0].lower())
             if near is None:
                 return match[0]
             return changes.setdefault(match[0], near)
