@@ -420,7 +420,8 @@ class Phrases:
             number = self._number(words, marked, name)
             sign = random.choice(style["signs"][compare]) if random.random() < 0.1 else signs[compare]
             parts.append(pair.replace("{k}", key).replace("{o}", sign).replace("{n}", number))
-            clauses.append([((name,), compare, marked[name])])
+            meant = "~" if compare == "==" and name in MILLIONS else compare  # no cost is met to the last digit
+            clauses.append([((name,), meant, marked[name])])
         return Phrase("say", around.replace("{x}", between.join(parts)), clauses, "coded")
 
     def _limit(self, name: str, compare: str, value: float, key: str, random: Random) -> str:

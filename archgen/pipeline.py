@@ -525,7 +525,7 @@ class ArchitecturePipeline(DiffusionPipeline):
         held = [each for each in (constraint, wishes.steer()) if each is not None]
         return replace(sampler, network=network, held=held)
 
-    def _pilot(self, sampler: Sampler, size: int = 256) -> Int[Tensor, "drawn holes"]:
+    def _pilot(self, sampler: Sampler, size: int = 128) -> Int[Tensor, "drawn holes"]:
         """Some members that meet the constraint, drawn without wishes."""
         codes = replace(sampler, template=torch.full_like(sampler.template, OPEN), change=None, steps=8).batch(size)
         return codes if len(codes) >= size // 8 else torch.cat([codes, sampler.fallback[:size]])

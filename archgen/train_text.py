@@ -128,6 +128,8 @@ def train_text(
 def write_model(model: ArchBERT, folder: Path) -> None:
     """Weights in half precision, settings and tokenizer."""
     model.half().save_pretrained(folder)
+    for setting in ("is_local", "local_files_only"):  # how it was loaded is not what it is
+        model.tokenizer.init_kwargs.pop(setting, None)
     model.tokenizer.save_pretrained(folder)
 
 

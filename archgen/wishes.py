@@ -93,9 +93,9 @@ class Wishes:
         return bool(set(self.extremes) - set(self.space.cost.names))
 
     def promise(self, codes: Int[Tensor, "batch holes"]) -> Float[Tensor, " batch"]:
-        """How far out in the tails asked for the network believes each member to be: the sum over halved tails."""
+        """How far out in the tails asked for the network believes each member to be: the sum over five of them."""
         membership = Membership(self.denoiser, self.space, codes)
-        tails = [0.5**step for step in range(1, 11)]
+        tails = [0.25**step for step in range(1, 6)]
         pairs = product(self.extremes.items(), tails)
         return sum(self._within(name, wish, tail, membership) for (name, wish), tail in pairs)
 

@@ -20,6 +20,7 @@ SPELLER = Speller([])
         ("reallllly deeep", "really deep"),
         ("under a milion paramters", "under a million parameters"),
         ("Maxpol twice", "maxpool twice"),
+        ("twoo pools and tow skips", "two pools and two skips"),
     ],
 )
 def test_slips_are_set_right(typed, meant):

@@ -188,6 +188,10 @@ def test_contradictions_are_written_sometimes():
         ("one_type", lambda v, request: (v["conv3x3"] == 0) ^ (v["conv1x1"] == 0)),
         ("all_ops", lambda v, request: v["none"] <= 2),
         ("all_five", lambda v, request: v["none"] >= 1),
+        ("halves", lambda v, request: v[request[0][0].left[0]] == 3 == v[request[1][0].left[0]]),
+        ("some_not_all", lambda v, request: 0 < v[request[0][0].left[0]] < 6 or request[0][0].left == ("conv",)),
+        ("unweighted <=", lambda v, request: v["pool"] + v["skip"] <= request[0][0].right),
+        ("sum_of_two ==", lambda v, request: len({*request[0][0].left, *request[0][0].right}) == 3),
     ],
 )
 def test_what_is_asked_of_a_whole_cell_is_asked_of_each_part(kind, true):
@@ -203,13 +207,28 @@ def test_what_is_asked_of_a_whole_cell_is_asked_of_each_part(kind, true):
             seen += 1
 
 
-def test_counts_in_a_list_are_those_of_a_member_and_what_is_allowed_asks_for_nothing():
+def test_counts_in_lists_and_in_code_are_those_of_a_member_and_what_is_allowed_asks_for_nothing():
     facts, random = facts_of("mnasnet"), Random(4)
     writer = Writer(facts, "all")
     texts = [writer.request(random, 1) for _ in range(600)]
-    listed, allowed = ([text.request for text in texts if text.phrases == {kind}] for kind in ("listed", "allowed"))
-    assert len(listed) > 3 and all(facts.holds(request, facts.table).any() for request in listed)
-    assert len(allowed) > 3 and not any(allowed)
+    kinds = ("listed", "coded", "allowed", "needless")
+    listed, coded, allowed, needless = ([one.request for one in texts if one.phrases == {kind}] for kind in kinds)
+    for told in (listed, coded):
+        assert len(told) > 3 and all(facts.holds(request, facts.table).any() for request in told)
+    for asked in (allowed, needless):
+        assert len(asked) > 3 and not any(asked)
+
+
+def test_numbers_of_tales_are_not_asked_for():
+    """A tale is told beside a request, whose numbers alone are pointed at."""
+    writer, random, told = Writer(facts_of("nasbench201"), "all"), Random(5), 0
+    for _ in range(3000):
+        text = writer.request(random, 1)
+        values = {one.right for clause in text.request for one in clause if isinstance(one.right, float)}
+        if text.phrases == {"count =="} and (numbers := [one.value for one in find_numbers(text.text)])[1:]:
+            told += 1
+            assert values <= {*numbers}, text
+    assert told > 3
 
 
 @pytest.mark.parametrize("section", ["count", "depth", "params", "flops", "words"])

@@ -44,7 +44,9 @@ FILES = {  # graded requests, and what is to be known of them
     "tests/fresh_queries.jsonl": "written later, by a third one; nothing was learned or chosen from them either",
     "training/dev_queries.jsonl": "phrases were written after errors of earlier readers on them",
     "training/more_queries.jsonl": "phrases were written after errors on them",
+    "training/hard_queries.jsonl": "phrases were written after errors on them",
 }
+RUNS = ("", "_more", "_reader", "_again")  # recipes, each of which goes on from where the one before it ended
 OTHERS = "requests of the same kind that are not part of the project, used for grading alone"
 
 
@@ -146,7 +148,7 @@ choices in which two of the ten differ.
 {others}
 """
 LEARNED = (
-    "Measured before the last run, in which the reader learned these phrases, too. All else on this card is its own."
+    "Measured after the second run: later ones learned from these phrases, too. All else on this card is its own."
 )
 NEVER = "No run learned from these."
 
@@ -229,12 +231,9 @@ def write_card(folder: Path, found: Mapping[str, Any]) -> None:
 
 
 def _runs(facts: Mapping[str, Any], name: str) -> list[str]:
-    """Rows of the runs that weights went through; recipes of those that went on from others are called so."""
-    recipe, earlier = facts["recipe"], []
-    if "start" in facts:
-        earlier = _runs(facts["start"], name)
-        name = f"{name}_{'reader' if recipe['objective'] == 'reader' else 'more'}"
-    run = f"archgen train_text --config training/{name}.yaml"
+    """Rows of the runs that weights went through."""
+    recipe, earlier = facts["recipe"], _runs(facts["start"], name) if "start" in facts else []
+    run = f"archgen train_text --config training/{name}{RUNS[len(earlier)]}.yaml"
     losses = ", ".join(f"{part} {loss:.3f}" for part, loss in facts["losses"].items())
     made = [f"{recipe['max_steps']:,}", recipe["batch_size"], f"{facts['seconds'] / 60:.0f}", recipe["seed"], losses]
     return [*earlier, f"| `{run}` | {' | '.join(map(str, made))} |"]
