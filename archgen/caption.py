@@ -1,7 +1,7 @@
 """Captions: requests for architectures in words, with what they mean.
 
 Every text carries its meaning as predicates (see `vocabulary.py`), from which it is known exactly which architectures
-it is true of. What they are made of is in `phrases.py`.
+it is true of. What they are made of is in `phrases.py` and the files that it draws from.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from random import Random
 
 from archgen.language import alternative, is_held_out, usual
 from archgen.numerals import find_numbers, small_number
-from archgen.phrases import END, MIDDLE, START, Number, Phrase, Phrases
+from archgen.phrases import Phrases
+from archgen.slots import END, MIDDLE, START, Number, Phrase
 from archgen.vocabulary import MILLIONS, Facts, Predicate, Request
 
 PAIRS_HELD_OUT = 0.05  # share of pairs of kinds of phrases that are kept from training
