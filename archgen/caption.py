@@ -17,6 +17,7 @@ from archgen.numerals import find_numbers, small_number
 from archgen.phrases import Phrases
 from archgen.slots import END, MIDDLE, START, Number, Phrase
 from archgen.vocabulary import MILLIONS, Facts, Predicate, Request
+from archgen.wholes import whole
 
 PAIRS_HELD_OUT = 0.05  # share of pairs of kinds of phrases that are kept from training
 TYPOS, CASES, SHORT = 0.15, 0.35, 0.06  # shares of texts with slips of the keyboard, in unusual case, in shorthand
@@ -34,6 +35,7 @@ ASIDES = 0.06  # share of the requests with a beginning that say something unrel
 TALES = 0.07  # share of the requests that come with a tale
 AMOUNTS = ("{}", "{}", "{}", "{}k", "{} thousand", "{},000", "{}00", "{} million")
 MASHED = 0.05  # share of texts that are no requests that are no words either
+WHOLE = 0.3  # share of requests that were written in one piece
 CONTRARY = 0.05  # share of requests that contradict themselves on purpose
 CLASHING = 0.2  # share that is kept of the requests whose phrases contradict each other by chance
 PREDICATES = (0.27, 0.37, 0.25, 0.11)  # shares of requests with one to four phrases
@@ -87,7 +89,9 @@ class Writer:
                 1 + (contrary or self.held_out == "pairs"), random.choices([1, 2, 3, 4], PREDICATES)[0]
             )
             phrases = self.phrases.draw(random, count)
-            if count > 1 and random.random() < STACKED:
+            if kinds is None and not contrary and self.held_out != "pairs" and random.random() < WHOLE:
+                phrases, count = [whole(self.phrases, random)], 2  # of its parts, which may contradict each other
+            elif count > 1 and random.random() < STACKED:
                 stacked = 3 if count > 2 and random.random() < 0.4 else 2
                 phrases[:stacked] = [self.phrases.adjective(random) for _ in range(stacked)]
             if not self._admits(phrases):
@@ -116,7 +120,9 @@ class Writer:
         style = random.random()
         random.shuffle(phrases)
         head = head or usual(self.bank["frame"]["head"], random)
-        if style < 0.55:
+        if phrases[0].role == "whole":
+            raw, style = phrases[0].text, 1.0
+        elif style < 0.55:
             raw = self._noun_phrase(head, phrases, random)
         elif style < 0.6:
             raw = self._list(head, phrases, random)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from archgen.language import alternative, usual
+from archgen.language import alternative
 from archgen.meaning import ALL_OF, PARTITIONS
 from archgen.numerals import large_number, small_number
 from archgen.slots import Number, Phrase, Slots
@@ -22,7 +22,7 @@ def rest(of: Slots, random: Random) -> Phrase:
     a, b = random.choice(PARTITIONS[of.space])
     n = random.choice([1, 1, 1, 2, 2, 3])
     role, text, marked = of.numbered(random, of.bank["rest"], [a], [n])
-    text = text.replace("{B}", of.plural(random, b)).replace("{S}", usual(of.nouns[b], random)[0])
+    text = text.replace("{B}", of.plural(random, b)).replace("{S}", of.noun(b, random)[0])
     return Phrase(role, text, [[((a,), "==", marked[0])], [((b,), "==", ALL_OF[of.space] - n)]], "rest")
 
 
@@ -72,7 +72,7 @@ def listed(of: Slots, random: Random) -> Phrase:
     parts, clauses, marked = [], [], dict[str, Number]()
     for name in names:
         n = round(sum(of.facts.table[part][row].item() for part in of.facts.expand((name,))))
-        singular, plural = usual(of.nouns[name], random)
+        singular, plural = of.noun(name, random)
         if not n and style.startswith("{n} ") and random.random() < 0.7:
             parts.append(f"no {plural}")
             clauses.append([((name,), "==", 0.0)])
@@ -138,7 +138,7 @@ def limits(of: Slots, random: Random) -> Phrase:
     role, form = of.form(random, of.bank["limits"][kind])
     marked: dict[str, Number] = {}
     words = [small_number(number, random) for number in numbers]
-    nouns = [usual(of.nouns[name], random)[number != 1] for name, number in zip(names, numbers, strict=True)]
+    nouns = [of.noun(name, random)[number != 1] for name, number in zip(names, numbers, strict=True)]
     if random.random() < 0.3:
         names[1] = random.choice(["params", "flops"])
         nouns[1] = str(random.choice(of.bank[names[1]]["units"]))
@@ -210,7 +210,7 @@ def each(of: Slots, random: Random) -> Phrase:
     kind = "each_conv" if names == ["conv3x3", "conv1x1"] and random.random() < 0.7 else "each"
     n = random.randint(1, 3)
     role, text, (mark,) = of.numbered(random, of.bank[kind], names[:1], [n])
-    text = text.replace("{B}", usual(of.nouns[names[1]], random)[n != 1])
+    text = text.replace("{B}", of.noun(names[1], random)[n != 1])
     return Phrase(role, text, [[((name,), "==", mark)] for name in names], "each")
 
 

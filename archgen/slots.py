@@ -89,9 +89,13 @@ class Slots:
         """Any that stands for a kind of operation or stage."""
         return random.choice([name for name in self.countable() if name not in but])
 
+    def noun(self, attribute: str, random: Random) -> tuple[str, str]:
+        """One of its nouns, what is said most more often: singular and plural."""
+        return usual(self.nouns[attribute], random)
+
     def plural(self, random: Random, attribute: str) -> str:
         """One of its plural nouns."""
-        return usual(self.nouns[attribute], random)[1]
+        return self.noun(attribute, random)[1]
 
     def apart(self, random: Random, count: int) -> list[str]:
         """So many attributes that count different things, or all there are."""
@@ -111,7 +115,7 @@ class Slots:
     # ---- filling -------------------------------------------------------------------------------------------------
     def fill(self, form: str, random: Random, attribute: str, n: float | None = None) -> str:
         """A form with a noun for the attribute in its slots: {P} plural, {S} singular, {N} as n has it."""
-        singular, plural = usual(self.nouns[attribute], random)
+        singular, plural = self.noun(attribute, random)
         return form.replace("{N}", singular if n == 1 else plural).replace("{P}", plural).replace("{S}", singular)
 
     def named(self, random: Random, table: Mapping[str, list[str]], names: Sequence[str]) -> tuple[str, str]:
@@ -136,7 +140,7 @@ class Slots:
         marked: dict[str, Number] = {}
         for slot, noun, name, number in zip("nm", "AB", names, numbers, strict=False):
             form = form.replace(f"{{{slot}}}", self.number(small_number(number, random), marked, slot))
-            form = form.replace(f"{{{noun}}}", usual(self.nouns[name], random)[number != 1])
+            form = form.replace(f"{{{noun}}}", self.noun(name, random)[number != 1])
         return role, form, [*marked.values()]
 
     def numeric(

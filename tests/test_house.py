@@ -41,7 +41,7 @@ LAYERS = (  # a module imports only from layers before its own
         "adapt",
     },
     {"wishes", "steering", "study", "slots", "spelling"},
-    {"counts", "mixes", "traits"},
+    {"counts", "mixes", "traits", "wholes"},
     {"phrases"},
     {"sampler", "curves", "explore", "baselines", "caption"},
     {"reading"},
