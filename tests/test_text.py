@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 from random import Random
 
@@ -16,6 +17,7 @@ from archgen.caption import PAIRS_HELD_OUT, Writer
 from archgen.constraint import Constraint, quantity
 from archgen.describe import LABELS, describe, described, wiring
 from archgen.language import is_held_out, kept_back, language
+from archgen.meaning import WORDS
 from archgen.numerals import beyond, find_numbers, small
 from archgen.reading import (
     DONE,
@@ -35,6 +37,7 @@ from archgen.reading import (
 from archgen.space import load_space
 from archgen.text import ArchBERT, ArchBERTConfig, all_labels
 from archgen.vocabulary import ATTRIBUTES, Predicate, facts_of
+from archgen.wholes import COSTS, MEANS, Part
 
 SPACES = tuple(ATTRIBUTES)
 
@@ -238,6 +241,21 @@ def test_no_phrase_has_two_meanings(section):
         for form in itertools.chain(*forms.values()) if isinstance(forms, dict) else ():
             meanings.setdefault(form.lower(), set()).add(meaning)
     assert not {form: found for form, found in meanings.items() if len(found) > 1}
+
+
+def test_forms_of_whole_requests_say_what_they_mean():
+    """Whatever is asked for has its slot in the words, and each number stands once."""
+    for form in itertools.chain(*language()["whole"].values()):
+        text, _, means = form.partition(MEANS)
+        slots = re.findall(r"\{([A-Za-z])\}", text)
+        parts = [part for clause in means.split("; ") if clause for part in clause.split(" | ")]
+        parts = [Part.read(part) for part in parts if part not in WORDS["nasbench201"]]
+        asked = {name for one in parts for name in (*one.left, *(() if isinstance(one.right, float) else one.right))}
+        assert asked - {"params", "flops", "depth"} <= {slot.upper() if slot in "abc" else slot for slot in slots}, (
+            form
+        )
+        assert all(slots.count(number) == (number in asked) for number in "nmkPF"), form
+        assert all(part.left == (COSTS[part.right],) for part in parts if part.right in COSTS), form
 
 
 def test_pairs_of_phrases_that_are_held_out_are_in_no_training_request():

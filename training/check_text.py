@@ -42,6 +42,7 @@ SIZES = {"wording": {"n": 60}, "retrieval": {"n": 50}}  # of parts that take lon
 FILES = {  # graded requests, and what is to be known of them
     "tests/queries.jsonl": "written by two who had not seen the phrases; nothing was learned or chosen from them",
     "tests/fresh_queries.jsonl": "written later, by a third one; nothing was learned or chosen from them either",
+    "tests/late_queries.jsonl": "in the voices of some forty people; nothing was learned or chosen from them",
     "training/dev_queries.jsonl": "phrases were written after errors of earlier readers on them",
     "training/more_queries.jsonl": "phrases were written after errors on them",
     "training/hard_queries.jsonl": "phrases were written after errors on them",
