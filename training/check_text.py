@@ -108,8 +108,7 @@ learns (`archgen/caption.py`; forms in `archgen/language.yaml`, 15 % of them kep
 {runs}
 
 **Limits.** What was understood is always said: read it. English alone. Texts are read as counts and costs: where an
-operation stands, and what depends on a condition ("if it has pooling, then no skips"), has no predicate. Numbers that
-belong to a story are misread at times.
+operation stands has no predicate. Numbers that belong to a story are misread at times.
 
 All figures: `python training/check_text.py --part all`.
 

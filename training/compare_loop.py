@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from archgen.images import load_images
-from archgen.processes import make_accelerator
+from archgen.processes import end_training, make_accelerator
 from archgen.space import load_space
 from archgen.trainer import Machine, Recipe, Training
 
@@ -85,7 +85,8 @@ def main() -> None:
         ratio = statistics.median(one / other for one, other in pairs)
         print(json.dumps({"processes": processes, "fit_images_per_s": round(fit), "loop_images_per_s": round(hand),
                           "ratio": round(ratio, 3)}))  # fmt: skip
-    accelerator.end_training()
+    del training
+    end_training(accelerator)
 
 
 if __name__ == "__main__":
