@@ -16,6 +16,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 
 from archgen.images import load_images
 from archgen.processes import end_training, make_accelerator
@@ -32,7 +33,7 @@ def synchronize() -> None:
 
 
 def main() -> None:
-    """Take turns, and print the medians."""
+    """Take turns, and print what came of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--steps", type=int, default=15, help="steps a turn")
@@ -43,6 +44,14 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     accelerator = make_accelerator("out/compare_loop", "no", None, {})
+    found = compared(accelerator, options)
+    if accelerator.is_main_process:
+        print(json.dumps(found))
+    end_training(accelerator)
+
+
+def compared(accelerator: Accelerator, options: argparse.Namespace) -> dict[str, float]:
+    """Images a second of both, and their ratio: medians over the turns."""
     device, processes = accelerator.device, accelerator.num_processes
     images = load_images("digits", options.side)
     space = load_space("nasbench201").scaled({"width": options.width, "cells": options.cells})
@@ -80,13 +89,10 @@ def main() -> None:
 
     by_fit(), by_hand()  # warm
     pairs = [(rate(by_fit) * processes, rate(by_hand)) for _ in range(options.turns)]
-    if accelerator.is_main_process:
-        fit, hand = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(one / other for one, other in pairs)
-        print(json.dumps({"processes": processes, "fit_images_per_s": round(fit), "loop_images_per_s": round(hand),
-                          "ratio": round(ratio, 3)}))  # fmt: skip
-    del training
-    end_training(accelerator)
+    fit, hand = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(one / other for one, other in pairs)
+    return {"processes": processes, "fit_images_per_s": round(fit), "loop_images_per_s": round(hand),
+            "ratio": round(ratio, 3)}  # fmt: skip
 
 
 if __name__ == "__main__":
