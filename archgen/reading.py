@@ -28,6 +28,7 @@ KINDS = (UNRELATED, UNKNOWN, HOW, WHETHER)  # of texts that are no requests, by 
 TOKENS = [PAD, START, END, *KINDS, "+", "|", ";", *COMPARE, *ALL, *QUANTILES, *LITERALS, *POINTERS]
 INDEX = {token: index for index, token in enumerate(TOKENS)}
 POOL = re.compile(r"\bpool\b", re.IGNORECASE)  # to the text encoder one to swim in, while pools may be operations
+INTERVAL = re.compile(r"([\[(]\d+),(\d+[\])])")  # two numbers, not one with a decimal comma
 SIGNS = {0xD7: "x", 0x2265: ">=", 0x2264: "<=", 0x2260: "!=", 0xB2: "^2", 0xB3: "^3"}
 SIGNS |= {0x2074 + power: f"^{4 + power}" for power in range(6)}  # all that normalization would keep or lose
 LONGEST = 48  # tokens of a request
@@ -52,7 +53,7 @@ def prepared(text: str, space: str) -> tuple[str, list[Mention]]:
     check_words(space)
     text = unicodedata.normalize("NFKC", text.translate(SIGNS))
     text = "".join(" " if unicodedata.category(letter)[0] == "C" else letter for letter in text)
-    text = POOL.sub("pools", re.sub(r"\[unused\d+\]", " ", text))
+    text = INTERVAL.sub(r"\1, \2", POOL.sub("pools", re.sub(r"\[unused\d+\]", " ", text)))
     numbers = find_numbers(text)[:NUMBERS]
     result, position = f"{SPACES[space]} ", 0
     for marker, number in zip(MARKERS, numbers, strict=False):

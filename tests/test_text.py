@@ -95,6 +95,10 @@ def test_any_text_can_be_prepared(text):
     assert len(numbers) <= 8
 
 
+def test_both_ends_of_an_interval_are_numbers():
+    assert [one.value for one in prepared("skips in [1,2], under 0,4M params", "nasbench201")[1]] == [1, 2, 400_000]
+
+
 def test_millions_are_said_in_many_ways():
     for text in ("0.4M", "400k", "400,000", "0.4 million", "four hundred thousand", "400000", "0.4"):
         assert find_numbers(f"under {text} params")[0].in_millions() == pytest.approx(0.4)
