@@ -108,8 +108,8 @@ learns (`archgen/caption.py`; forms in `archgen/language.yaml`, 15 % of them kep
 {runs}
 
 **Limits.** What was understood is always said: read it. English alone. Texts are read as counts and costs: where an
-operation stands has no predicate. Conditions ("if it has pooling, then a skip too") are missed at times, and numbers that
-belong to a story misread.
+operation stands has no predicate. Conditions ("if it has pooling, then a skip too") are missed at times, and numbers
+that belong to a story misread.
 
 All figures: `python training/check_text.py --part all`.
 
