@@ -7,9 +7,7 @@ from random import Random
 
 from archgen.meaning import ALL_OF
 from archgen.numerals import beyond, large_number, small_number
-from archgen.slots import Phrase, Slots
-
-BEYOND = 0.05  # share of counts that are far from any that there is
+from archgen.slots import BEYOND, Phrase, Slots
 
 
 def count(of: Slots, random: Random) -> Phrase:
@@ -29,10 +27,10 @@ def revised(of: Slots, random: Random) -> Phrase:
     compare = random.choices(["==", ">=", "<="], [3, 2, 2])[0]
     if random.random() < 0.3:
         name = random.choice(["params", "flops"])
-        role, form = of.form(random, of.bank["revised_cost"]["<=" if compare == "==" else compare])
+        compare = "<=" if compare == "==" else compare
+        role, form = of.form(random, of.bank["revised_cost"][compare])
         n, m = of.two_values(name, random)
         form = form.replace("{u}", str(random.choice(of.bank[name]["units"])))
-        compare = "<=" if compare == "==" else compare
         return of.numeric(random, role, form, (name,), compare, n, m, "revised", large_number)
     attribute = of.attribute(random)
     n, m = random.sample(range(max(3, of.counted[attribute] + 1)), 2)

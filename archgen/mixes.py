@@ -71,7 +71,7 @@ def listed(of: Slots, random: Random) -> Phrase:
     row, style = random.randrange(len(of.facts.members)), alternative(random.choice(of.bank["listed"]), random)
     parts, clauses, marked = [], [], dict[str, Number]()
     for name in names:
-        n = round(sum(of.facts.table[part][row].item() for part in of.facts.expand((name,))))
+        n = round(of.value(name, row))
         singular, plural = of.noun(name, random)
         if not n and style.startswith("{n} ") and random.random() < 0.7:
             parts.append(f"no {plural}")

@@ -16,6 +16,7 @@ from archgen.meaning import COUNTED, DISTINCT, ELSEWHERE, WORDS
 from archgen.numerals import rounded, small_number
 from archgen.vocabulary import Facts
 
+BEYOND = 0.05  # share of sizes and counts that are far from any that there is
 START, MIDDLE, END = "\x01", "\x02", "\x03"  # around the number and the text of what is a number
 
 
@@ -104,6 +105,10 @@ class Slots:
             names = random.sample(self.countable(), count)
             if len(set(self.facts.expand(names))) == sum(len(self.facts.expand((name,))) for name in names):
                 return names
+
+    def value(self, name: str, row: int) -> float:
+        """How much of an attribute a member has."""
+        return sum(self.facts.table[part][row].item() for part in self.facts.expand((name,)))
 
     def two_values(self, name: str, random: Random) -> tuple[float, float]:
         """Two costs of members in millions, rounded, apart in random order."""

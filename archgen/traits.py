@@ -6,12 +6,11 @@ import re
 from random import Random
 
 from archgen.numerals import beyond, large_number, rounded
-from archgen.slots import Number, Phrase, Slots
+from archgen.slots import BEYOND, Number, Phrase, Slots
 from archgen.vocabulary import MILLIONS
 
 MEGA = 0.2  # share of multiply-adds whose unit says that they are millions
 MEGA_UNITS = ("MMACs", "MFLOPs", "MFLOPS", "MMAdds", "mega-FLOPs")
-BEYOND = 0.05  # share of sizes that are far from any that there is
 IN_MILLIONS = re.compile(r"_m$|^M[A-Z]|^(mega|mparams|mflops|mmacs)|\(M\)$")  # names of costs that say so
 
 
@@ -73,8 +72,7 @@ def coded(of: Slots, random: Random) -> Phrase:
     for name in names:
         compare = random.choice([*signs])
         key = random.choice(bank["keys"]["maxpool" if of.space == "nasbench101" and name == "pool" else name])
-        value = sum(of.facts.table[part][row].item() for part in of.facts.expand((name,)))
-        words = _limit(of, name, compare, value, key, random)
+        words = _limit(name, compare, of.value(name, row), key, random)
         number = of.number(words, marked, name)
         sign = random.choice(style["signs"][compare]) if random.random() < 0.1 else signs[compare]
         parts.append(pair.replace("{k}", key).replace("{o}", sign).replace("{n}", number))
@@ -83,7 +81,7 @@ def coded(of: Slots, random: Random) -> Phrase:
     return Phrase("say", around.replace("{x}", between.join(parts)), clauses, "coded")
 
 
-def _limit(of: Slots, name: str, compare: str, value: float, key: str, random: Random) -> str:
+def _limit(name: str, compare: str, value: float, key: str, random: Random) -> str:
     """A number in digits that a value is on the right side of; in millions where the key says so."""
     above = {"<=": 1, "<": 1, ">=": -1, ">": -1}.get(compare, 0)
     if name not in MILLIONS:
