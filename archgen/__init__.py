@@ -21,7 +21,7 @@ _HOME = {
     "load_images": "archgen.images",
     "load_network": "archgen.classifier",
     "load_space": "archgen.space",
-    "understand": "archgen.understand",
+    "understand": "archgen.understanding",
 }
 __all__ = sorted(_HOME)
 

@@ -16,7 +16,7 @@ from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
 from archgen.show import draw_all, print_table, write_lines
 from archgen.space import SearchSpace, load_space, read_architectures
 from archgen.text import ArchBERT
-from archgen.understand import (
+from archgen.understanding import (
     ALIKE,
     Question,
     Refused,

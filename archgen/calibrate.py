@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-SMALLEST = 1e-6  # deviation; a predictor of equal labels is certain
+CALIBRATION = 500  # labelled rows that are set aside, at most
+SMALLEST = 1e-20  # deviation; a predictor of equal labels is certain
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,16 @@ class Prediction:
 
     mean: Float[Tensor, "rows properties"]
     std: Float[Tensor, "rows properties"]
+
+
+def set_aside(
+    labels: Float[Tensor, "rows properties"], generator: torch.Generator
+) -> tuple[Int[Tensor, " kept"], Int[Tensor, " rest"]]:
+    """Labelled rows to calibrate with, a fifth and `CALIBRATION` at most, and those that are left to learn from."""
+    rows = labels.isfinite().any(-1).nonzero().flatten()
+    rows = rows[torch.randperm(len(rows), generator=generator)]
+    kept = min(CALIBRATION, len(rows) // 5)
+    return rows[:kept], rows[kept:]
 
 
 class Conformal:

@@ -79,7 +79,7 @@ class GraphEnsemble(nn.Module):
             codes: The labelled architectures.
             columns: What is known of each as a whole.
             base: First guess, made without the row's own label.
-            target: Normal scores of the labels, NaN where missing.
+            target: Scores of the labels, NaN where missing.
             seed: Seed of weights and batches.
         """
         graphs = [architecture.to_pyg() for architecture in self.space.decode_all(codes)]
@@ -108,13 +108,13 @@ class GraphEnsemble(nn.Module):
         columns: Float[Tensor, "rows columns"],
         base: Float[Tensor, "rows properties"],
     ) -> tuple[Float[Tensor, "members rows properties"], Float[Tensor, "rows properties"]]:
-        """What each member predicts, and the standard deviation that their mean leaves: their spread and the noise."""
+        """What each member predicts, and the standard deviation of the noise of a measurement."""
         device = next(self.parameters()).device
         graphs = to_batch(self.space.decode_all(codes))
         found = [network(graphs.to(device), columns.float().to(device)) for network in self.networks]
         members = base + torch.stack([mean for mean, _ in found]).double().cpu()
         variance = torch.stack([log_variance.exp() for _, log_variance in found]).mean(0).double().cpu()
-        return members, (variance + members.var(0, correction=0)).sqrt()
+        return members, variance.sqrt()
 
 
 def loss_of(

@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from archgen.benchmark import Table, find_table
+from archgen.calibrate import CALIBRATION
 from archgen.guidance import CACHEABLE, CachedNetwork, partial_strides
 from archgen.hub import replacing, resolve
 from archgen.pipeline import ArchitecturePipeline
-from archgen.pool import CALIBRATION, PUPILS
+from archgen.pool import PUPILS
 from archgen.predictor import PropertyPredictor, rank_correlation
 from archgen.scheduler import AbsorbingScheduler, VEScheduler
 from archgen.space import OPEN

@@ -1,4 +1,4 @@
-"""What the images of a data set say of it, as numbers that do not depend on the order of the images."""
+"""What the images of a data set say of it, as numbers that do not depend on the order in which it looks at them."""
 
 from __future__ import annotations
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -87,16 +89,25 @@ def finetune(
     run = (growth if grows else move)(accelerator, source, where, pool, list(labels), events or Events(), seed)
     optim = optim or Optim(warmup_steps=min(50, max_steps // 5))
     run.fit(optim, max_steps, batch_size, seed, save_every, folder / "state" / "state.pt", recipe)
-    command = f"archgen finetune {checkpoint} --table {table} --targets {targets} --out {out}"
-    command += f" --space {space}" * (space is not None)
     predictor = distilled(where, pool, list(labels), seed)
     if grows and source.predictor is not None:
         predictor = source.predictor.joined(predictor)
     rows = dict.fromkeys([*kept, *labels], members) | (source.config.rows if grows else {})
-    facts = {"recipe": {**recipe, "labels": labels}, "command": command, "rows": members, "labels": counts}
+    facts = {"recipe": {**recipe, "labels": labels}, "rows": members, "labels": counts}
+    facts["command"] = _command(recipe, out)
     facts = _inherited(checkpoint, facts) if grows else facts
     text_denoiser = source.text_denoiser if grows else None
     run.write(folder, rows, facts, samples, False, predictor, text_denoiser)
+
+
+def _command(recipe: dict[str, Any], out: str) -> str:
+    """What to type to make the same again."""
+    words = ["archgen", "finetune", recipe["checkpoint"]]
+    for name, parameter in signature(finetune).parameters.items():
+        if name in recipe and name != "checkpoint" and recipe[name] != parameter.default:
+            value = recipe[name]
+            words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return shlex.join([*words, "--out", out])
 
 
 def _checked_folder(out: str, recipe: dict[str, Any]) -> Path:

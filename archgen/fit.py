@@ -227,7 +227,8 @@ def fit(
         crop: Largest random shift, in pixels.
         cutout: Side of a random square that is blanked, in pixels.
         ema: Decay of the average of the weights that is evaluated and kept.
-        validation: Share of the training images that the best epoch is chosen by.
+        validation: Share of the training images that the best epoch of one network is chosen by; each of a list is
+            kept as it is after its last epoch.
         mixed_precision: `no`, `bf16` or `fp16`.
         seed: Seed of weights, order and augmentation.
         seeds: Trainings of each network, with this seed and those that follow it.

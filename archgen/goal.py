@@ -13,7 +13,7 @@ from torch import Tensor
 from archgen.constraint import Constraint
 from archgen.space import SearchSpace
 
-PENALTY = 1e9  # what an objective loses where a limit is exceeded; more than any objective's range
+PENALTY = 1e30  # what an objective loses where a limit is exceeded; more than any objective's range
 
 
 @dataclass(frozen=True)

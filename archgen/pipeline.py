@@ -19,6 +19,7 @@ from torch import Tensor
 
 # The components are imported by module, since from_pretrained looks them up among the loaded modules.
 from archgen.benchmark import Table
+from archgen.calibrate import set_aside
 from archgen.checks import check_counts
 from archgen.constraint import Bound, Constraint
 from archgen.denoiser import GraphDenoiser
@@ -35,7 +36,7 @@ from archgen.scheduler import AbsorbingScheduler, VEScheduler
 from archgen.space import OPEN, SearchSpace, load_space
 from archgen.steering import Objectives, RewardFunction, Source, load_function, rewarded
 from archgen.task import TaskPredictor
-from archgen.understand import Refused, Understanding, understand
+from archgen.understanding import Refused, Understanding, understand
 from archgen.vocabulary import wished
 from archgen.wishes import Wish, Wishes, merged
 
@@ -250,8 +251,8 @@ class ArchitecturePipeline(DiffusionPipeline):
     def learn(self, table: Table, columns: list[str], seed: int = 0) -> PropertyPredictor:
         """Learn to predict measured properties, so that they can be asked for; the checkpoint stays as it is.
 
-        A fifth of the rows, 500 at most, is kept back to calibrate the confidence of bounds. For the
-        variance-exploding process, what was learned is taught on to a predictor of noisy options.
+        Some rows are set aside to calibrate the confidence of bounds, see `set_aside`. For the variance-exploding
+        process, what was learned is taught on to a predictor of noisy options.
 
         Args:
             table: Of this pipeline's space.
@@ -267,11 +268,9 @@ class ArchitecturePipeline(DiffusionPipeline):
         if exact := [name for name in columns if name in self.space.cost.names]:
             raise ValueError(f"{exact[0]} is counted exactly, so that it is not learned from {table.path}")
         labels = torch.stack([table.column(name) for name in columns], -1)
-        rows = labels.isfinite().any(-1).nonzero().flatten()
-        if len(rows) < LEAST_ROWS:
-            raise ValueError(f"{table.path}: at least {LEAST_ROWS} rows are needed to learn from, got {len(rows)}")
-        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
-        kept, rest = rows.split([min(500, len(rows) // 5), len(rows) - min(500, len(rows) // 5)])
+        if (rows := int(labels.isfinite().any(-1).sum())) < LEAST_ROWS:
+            raise ValueError(f"{table.path}: at least {LEAST_ROWS} rows are needed to learn from, got {rows}")
+        kept, rest = set_aside(labels, torch.Generator().manual_seed(seed))
         predictor = PropertyPredictor(self.space, seed, columns).fit(table.codes[rest], labels[rest])
         self._learned = predictor.calibrate(table.codes[kept], labels[kept])
         if isinstance(self.scheduler, VEScheduler):
@@ -345,7 +344,7 @@ class ArchitecturePipeline(DiffusionPipeline):
         Raises:
             ValueError: If a request is malformed or names an unknown property.
             archgen.constraint.Infeasible: If no member of the space meets `where`.
-            archgen.understand.Refused: If the text asks for nothing that the space could give.
+            archgen.understanding.Refused: If the text asks for nothing that the space could give.
         """
         check_counts(n=n, steps=steps, batch_size=batch_size, change=change, particles=particles)
         understanding = self._understood(text)
@@ -457,7 +456,7 @@ class ArchitecturePipeline(DiffusionPipeline):
         """Architectures evaluated by `archgen fit` on a data set, and their test accuracies in percent."""
         if path is None:
             return None
-        done = [record for record in read_results([path]) if record["status"] == "done" and "test_acc_pct" in record]
+        done = [one for one in read_results([path]) if one["status"] == "done" and one.get("test_acc_pct") is not None]
         others = ", ".join(dict.fromkeys(record["task"] for record in done if record["data"] != task.digest))
         done = [record for record in done if record["data"] == task.digest]
         if not done:

@@ -11,10 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from archgen.benchmark import Table, find_table
+from archgen.calibrate import set_aside
+from archgen.checks import check_counts
 from archgen.predictor import PropertyPredictor
 from archgen.space import SearchSpace
 
-CALIBRATION, PUPILS = 500, 1000  # members, see `distilled`
+PUPILS = 1000  # members, see `distilled`
 SMALLEST_TAIL = 10  # rows: the sharpest "as high as possible" that is trained
 
 
@@ -187,6 +189,7 @@ def make_pool(
         values[name] = torch.full((len(codes),), torch.nan)
         place = torch.cat([codes, tables[file].codes]).unique(dim=0, return_inverse=True)[1][len(codes) :]
         values[name][place] = tables[file].column(column).float()
+    check_counts(label_limit=limit)
     known = torch.stack([values[name].isfinite() for name in labels]).any(0) if labels else order < 0
     if limit is not None and limit < known.sum():
         known &= order < order[known].sort().values[limit]
@@ -202,8 +205,8 @@ def make_pool(
 def distilled(space: SearchSpace, pool: Pool, names: Sequence[str], seed: int) -> PropertyPredictor:
     """A small predictor of measured properties that holds no measurement, for a checkpoint.
 
-    A predictor learns from all labels but those of `CALIBRATION` members; another one learns what that says of
-    `PUPILS` members, and is calibrated by the labels that were kept back.
+    A predictor learns from all labels but those that are set aside, see `set_aside`; another one learns what that says
+    of `PUPILS` members, and is calibrated by the labels that were set aside.
 
     Args:
         space: The search space.
@@ -212,10 +215,8 @@ def distilled(space: SearchSpace, pool: Pool, names: Sequence[str], seed: int) -
         seed: Seed of both.
     """
     labels = torch.stack([pool.values[name] for name in names], -1)
-    codes, rows = pool.codes.long(), labels.isfinite().any(-1).nonzero().flatten()
-    generator = torch.Generator().manual_seed(seed)
-    rows = rows[torch.randperm(len(rows), generator=generator)]
-    kept, rest = rows.split([min(CALIBRATION, len(rows) // 5), len(rows) - min(CALIBRATION, len(rows) // 5)])
+    codes, generator = pool.codes.long(), torch.Generator().manual_seed(seed)
+    kept, rest = set_aside(labels, generator)
     teacher = PropertyPredictor(space, seed).fit(codes[rest], labels[rest])
     told = codes[torch.randperm(len(codes), generator=generator)[:PUPILS]]
     pupil = PropertyPredictor(space, seed, list(names)).fit(told, teacher.predict(told).mean)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from archgen.calibrate import Conformal, Prediction
+from archgen.calibrate import SMALLEST, Conformal, Prediction
 from archgen.ensemble import GraphEnsemble
 from archgen.features import features_of
 from archgen.gaussian import GaussianProcess, LinearScale, NormalScale
@@ -92,26 +92,27 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         codes, labels, extra = codes.cpu(), labels.cpu().float(), self._extra_of(codes, extra)
         known = labels.isfinite()
         self._check(known, codes, extra)
-        kept = chosen_rows(known, torch.Generator().manual_seed(self.config.seed))
+        chosen = chosen_labels(known, torch.Generator().manual_seed(self.config.seed))
+        kept = chosen.any(-1).nonzero().flatten()
         members = MEMBERS if known.sum(0).max() > EXACT else 0
         kernel = 2 * (len(features_of(self.space).groups) + (extra.shape[1] > 0)) + 2
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             sizes = [len(kept), labels.shape[1], extra.shape[1], kernel, members, 0]
             self._resize(self.config.seed, self.config.names, sizes, None)
-        self.codes, self.labels, self.extra = codes[kept].to(torch.int16), labels[kept], extra[kept]
+        self.codes, self.extra = codes[kept].to(torch.int16), extra[kept]
+        self.labels = labels[kept].masked_fill(~chosen[kept], torch.nan)
         self._condition(tune=True)
         if members:
-            self._correct(codes, labels, extra, kept)
+            self._correct(codes, labels, extra, chosen)
         return self
 
-    def _correct(self, codes: Tensor, labels: Tensor, extra: Tensor, kept: Tensor) -> None:
+    def _correct(self, codes: Tensor, labels: Tensor, extra: Tensor, chosen: Tensor) -> None:
         """Train the networks on what the processes leave over; those have not seen a row when they guess it."""
         x = self._inputs(codes, extra)
         base = torch.cat([self._guess(part)[0] for part in x.split(PART)])
-        known = labels.isfinite()
         for i, process in enumerate(self._processes):
-            base[kept[known[kept, i]], i] = process.left_out()
+            base[chosen[:, i], i] = process.left_out()
         target = torch.stack([scale.score(labels[:, i]) for i, scale in enumerate(self._scales)], -1)
         self.ensemble.fit(codes, x, base, target, self.config.seed)
 
@@ -184,7 +185,7 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
             moments = [scale.moments(mean[:, i], std[:, i]) for i, scale in enumerate(self._scales)]
             found.append(torch.stack([torch.stack(pair, -1) for pair in moments], -2))  # (rows, properties, 2)
         mean, std = torch.cat(found).float().unbind(-1)
-        return Prediction(mean, std * self.spread.cpu())
+        return Prediction(mean, std.clamp_min(SMALLEST) * self.spread.cpu())
 
     @torch.no_grad()
     def quantile(
@@ -225,18 +226,18 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
             noise: Whether the noise of a new measurement is drawn too.
         """
         if len(self.ensemble.networks):
-            members = [self.ensemble.predict(part, x, self._guess(x)[0])[0] for part, x in self._parts(codes, extra)]
-            members = torch.cat(members, 1)  # (members, rows, properties)
+            found = [self.ensemble.predict(part, x, self._guess(x)[0]) for part, x in self._parts(codes, extra)]
+            members = torch.cat([one for one, _ in found], 1)  # (members, rows, properties)
+            std = torch.cat([noise for _, noise in found])
             weight = torch.randn(k, len(members), generator=generator, dtype=members.dtype)
             spread = (members - members.mean(0)) / (len(members) - 1) ** 0.5
             scores = members.mean(0) + torch.einsum("km,mrp->krp", weight, spread)
         else:
             x = torch.cat([x for _, x in self._parts(codes, extra)])
             scores = torch.stack([process.draw(x, k, generator) for process in self._processes], -1)
+            std = torch.stack([process.noise.sqrt() for process in self._processes])
         if noise:
-            std = torch.cat([self._scored(part, x)[1] for part, x in self._parts(codes, extra)])
-            rest = (std.square() - scores.var(0)).clamp_min(0).sqrt()
-            scores = scores + rest * torch.randn(scores.shape, generator=generator, dtype=scores.dtype)
+            scores = scores + std * torch.randn(scores.shape, generator=generator, dtype=scores.dtype)
         return self._labels(scores)
 
     # ---- inside --------------------------------------------------------------------------------------------------
@@ -299,8 +300,8 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         """Mean and standard deviation of the scores, each (rows, properties), by all that was learned."""
         mean, std = self._guess(x)
         if len(self.ensemble.networks):
-            members, std = self.ensemble.predict(codes, x, mean)
-            mean = members.mean(0)
+            members, noise = self.ensemble.predict(codes, x, mean)
+            mean, std = members.mean(0), (noise.square() + members.var(0, correction=0)).sqrt()
         return mean, std
 
     def _labels(self, scores: Float[Tensor, "*draws rows properties"]) -> Float[Tensor, "*draws rows properties"]:
@@ -311,10 +312,14 @@ class PropertyPredictor(ModelMixin, ConfigMixin):
         return torch.zeros(len(codes), 0) if extra is None else extra.cpu().float()
 
 
-def chosen_rows(known: Bool[Tensor, "rows properties"], generator: torch.Generator) -> Int[Tensor, " kept"]:
-    """At most `EXACT` labelled rows of each property; the same for all of them as far as may be."""
+def chosen_labels(
+    known: Bool[Tensor, "rows properties"], generator: torch.Generator
+) -> Bool[Tensor, "rows properties"]:
+    """At most `EXACT` labels of each property; those of the same rows as far as may be."""
     order = torch.randperm(len(known), generator=generator)
-    return torch.cat([order[known[order, i]][:EXACT] for i in range(known.shape[1])]).unique()
+    chosen = torch.zeros_like(known)
+    chosen[order] = known[order] & (known[order].cumsum(0) <= EXACT)
+    return chosen
 
 
 def rank_correlation(one: Float[Tensor, " rows"], other: Float[Tensor, " rows"]) -> float:

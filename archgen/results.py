@@ -93,7 +93,9 @@ def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
         for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
-                if found.setdefault(key_of(record), record).get("status") == "failed":
+                if not {"arch", "status"} <= set(record):
+                    raise KeyError
+                if found.setdefault(key_of(record), record)["status"] == "failed":
                     found[key_of(record)] = record
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{file}, line {number}, is no result of `archgen fit` or `search`") from error

@@ -26,7 +26,7 @@ from archgen.pipeline import ArchitecturePipeline
 from archgen.processes import make_accelerator
 from archgen.results import Results
 from archgen.space import SearchSpace, load_space
-from archgen.study import Generate, Problem, Study, distinct_members, table_problem
+from archgen.study import Generate, Problem, Study, members_of, table_problem
 from archgen.trainer import PRESETS, Machine, Recipe
 
 METHODS = {"archgen": Method(explore, pareto=True, batched=True), **BASELINES}
@@ -90,7 +90,7 @@ def search(
         ValueError: If the request is at fault.
     """
     methods = [word.strip() for word in method.split(",") if word.strip()]
-    if unknown := [name for name in methods if name not in METHODS]:
+    if unknown := [name for name in methods or [method] if name not in METHODS]:
         raise ValueError(f"no method {unknown[0]!r}; there are {', '.join(METHODS)}")
     check_counts(budget=budget, trials=trials, batch_size=batch_size)
     if (table is None) == (data is None):
@@ -125,7 +125,8 @@ def _table_search(
     """What a table is searched for, and the best that there is."""
     if target is None:
         raise ValueError("a search in a table needs the --target column")
-    read = [Table.read(find_table(name.strip()), load_space(space)) for name in table.split("+")]
+    names = [table] if Path(table).exists() else table.split("+")
+    read = [Table.read(find_table(name.strip()), load_space(space)) for name in names]
     joined = read[0] if len(read) == 1 else join(read)
     goal = Goal.parse(joined.space, list(joined.columns), target, minimize, where)
     problem = table_problem(joined, goal, transfer)
@@ -163,13 +164,13 @@ def training_problem(
         rows = [[record.get(name, math.nan) for name in columns] for record in found]
         return torch.tensor(rows, dtype=torch.float64)
 
-    members = distinct_members(space)
+    members = members_of(space, goal.constraint)
     if goal.constraint is not None and members is not None:
-        goal.constraint.witness()
-        members = members[goal.constraint.holds(members)]
+        goal.constraint.witness()  # says why, where there are none
     generate = shipped_generator(space, goal.constraint) if members is None else None
     key = Job(space.decode_all(space.sample(1, torch.Generator().manual_seed(0)))[0], images, recipe, seed).key
-    return Problem(space, goal, measure, f"{key['task']} {key['data']} {key['recipe']}", members, generate=generate)
+    name = f"{key['task']} {key['data']} {key['recipe']} seed {seed}"
+    return Problem(space, goal, measure, name, members, generate=generate)
 
 
 def shipped_generator(space: SearchSpace, constraint: Constraint | None) -> Generate | None:

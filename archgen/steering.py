@@ -69,7 +69,9 @@ def rewarded(function: RewardFunction, space: SearchSpace) -> Source:
             got = f"{tuple(values.shape)} for {len(architectures)} architectures"
             raise ValueError(f"the reward {name} returns one number for each architecture, got shape {got}")
         if values.isposinf().any():
-            raise ValueError(f"the reward {name} of {architectures[int(values.argmax())]} is infinite")
+            raise ValueError(
+                f"the reward {name} of {architectures[int(values.isposinf().int().argmax())]} is infinite"
+            )
         return values
 
     return ask

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from archgen.benchmark import BudgetExhausted, Table
+from archgen.constraint import Constraint
 from archgen.goal import Goal
 from archgen.graph import Architecture
 from archgen.results import Results
@@ -51,12 +52,6 @@ class Problem:
     transfer: Callable[[Int[Tensor, "rows holes"]], Float[Tensor, "rows columns"]] | None = None
     labels: int = 0
     generate: Generate | None = None
-
-    @property
-    def _records(self) -> list[dict[str, Any]]:
-        """What the journal has of this trial, in the order in which it was asked."""
-        records = self.journal.records if self.journal else []
-        return [one for one in records if all(one[name] == value for name, value in self._key.items())]
 
     @property
     def measured(self) -> list[str]:
@@ -120,11 +115,17 @@ def _places(problem: Problem) -> dict[str, int]:
     return {one.hash: place for place, one in enumerate(problem.space.decode_all(problem.members))}
 
 
-@cache
-def distinct_members(space: SearchSpace) -> Int[Tensor, "networks holes"] | None:
-    """One encoding, the cheapest, for each network of a space; None where they are too many to list."""
+def members_of(space: SearchSpace, constraint: Constraint | None) -> Int[Tensor, "networks holes"] | None:
+    """One encoding, the cheapest that meets a constraint, for each network; None where they are too many to list."""
     if (space.enumerate_legal is None and space.size > ENUMERABLE) or len(space.legal_codes) > ENUMERABLE:
         return None
+    if constraint is None:
+        return _every(space)
+    return _distinct(space, space.legal_codes[constraint.holds(space.legal_codes)])
+
+
+@cache
+def _every(space: SearchSpace) -> Int[Tensor, "networks holes"]:
     return _distinct(space, space.legal_codes)
 
 
@@ -140,7 +141,7 @@ def _distinct(space: SearchSpace, codes: Int[Tensor, "rows holes"]) -> Int[Tenso
     first: dict[str, int] = {}
     for row, architecture in enumerate(space.decode_all(codes)):
         first.setdefault(architecture.hash, row)
-    return codes[torch.tensor(list(first.values()))]
+    return codes[torch.tensor(list(first.values()), dtype=torch.long)]
 
 
 def table_problem(table: Table, goal: Goal, transfer: str | None = None) -> Problem:
@@ -164,13 +165,12 @@ def table_problem(table: Table, goal: Goal, transfer: str | None = None) -> Prob
     values = torch.stack(columns, -1)
     if not values.isfinite().all(-1).any():
         raise ValueError(f"no row of {table.path} has all of {', '.join(goal.columns)}")
-    every = distinct_members(space)
-    whole = every is not None and len(table) >= len(space.legal_codes)
-    members = every if whole else _distinct(space, table.codes[values.isfinite().all(-1)])
-    if goal.constraint is not None:
-        members = members[goal.constraint.holds(members)]
-        if not len(members):
-            raise ValueError(f"no row of {table.path} meets {goal.constraint.text!r}")
+    members = members_of(space, goal.constraint)
+    if members is None or len(table) < len(space.legal_codes):
+        codes = table.codes[values.isfinite().all(-1)]
+        members = _distinct(space, codes if goal.constraint is None else codes[goal.constraint.holds(codes)])
+    if not len(members):
+        raise ValueError(f"no row of {table.path} meets {goal.constraint.text!r}")
 
     def rows_of(architectures: list[Architecture], known: Tensor) -> Tensor:
         found = torch.full((len(architectures), known.shape[1]), torch.nan, dtype=torch.float64)

@@ -168,7 +168,7 @@ class TaskPredictor(ModelMixin, ConfigMixin):
             accuracy: The result, in percent.
 
         Raises:
-            ValueError: If no task has enough evaluations for a level and a spread of its own.
+            ValueError: If a task has no evaluation, or none has enough for a level and a spread of its own.
         """
         complete = evidence[~evidence.isnan().any(-1)].double()
         if len(complete) > 1:
@@ -250,6 +250,8 @@ class TaskPredictor(ModelMixin, ConfigMixin):
 
         Tasks with few evaluations that nothing tells apart share theirs.
         """
+        if len(missing := (task.bincount(minlength=len(features)) == 0).nonzero()):
+            raise ValueError(f"task {missing[0].item()} has no evaluation to learn from")
         place = torch.arange(len(features))
         alike = (features * 1e6).round().unique(dim=0, return_inverse=True)[1]
         rich = task.bincount(minlength=len(features)) >= RICH

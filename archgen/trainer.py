@@ -48,7 +48,8 @@ class Recipe:
         crop: Largest random shift, in pixels.
         cutout: Side of the random square that is blanked, in pixels.
         ema: Decay of the average of the weights that is evaluated and kept; 0 for none.
-        validation: Share of the training images that is set aside to choose the best epoch by.
+        validation: Share of the training images that is set aside, to choose the best epoch by where one network is
+            trained; of a list each is kept as it is after its last epoch.
         mixed_precision: `no`, `bf16` or `fp16`.
     """
 

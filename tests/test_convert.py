@@ -399,7 +399,7 @@ def test_recipes_of_a_task_have_columns_of_their_own(tmp_path):
         (b"[1]\n", "line 1, is no result of `archgen fit`"),
         (b"\x89PNG\r\n\x1a\n\0\0", "line 1, is no result of `archgen fit`"),
         (b"\n", "line 1, is no result of `archgen fit`"),
-        (b'{"hash": 1, "task": 1, "data": 1, "recipe": 1, "seed": 1}\n', "is not of `archgen fit`: KeyError 'status'"),
+        (b'{"hash": 1, "task": 1, "data": 1, "recipe": 1, "seed": 1}\n', "line 1, is no result of `archgen fit`"),
         (json.dumps(result(accuracy="x")).encode() + b"\n", "is not of `archgen fit`: TypeError"),
     ],
 )

@@ -1,5 +1,6 @@
 """Fine-tuning: what was known is kept to the bit, what fits is taken over, runs resume, bad requests are refused."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,9 @@ def test_a_grown_checkpoint_is_like_any_other_and_grows_again(place, grown):
     more = torch.cat([wishes, torch.full((40, 1, 2), torch.nan)], 1)
     assert torch.equal(pipeline.denoiser(codes, None, wishes), again.denoiser(codes, None, more))
     card = (out / "README.md").read_text()
-    assert "archgen finetune" in card
+    asked = shlex.split(next(line for line in card.splitlines() if "archgen finetune" in line).split("`")[1])
+    assert asked[:3] == ["archgen", "finetune", str(grown)] and asked[-2:] == ["--out", str(out)]
+    assert asked[asked.index("--max_steps") + 1] == str(QUICK["max_steps"])
     assert all(f"40 labels: `{place / file}`" in card for file in ("small.csv", "renamed.csv"))
     assert "68 more are predicted" in card
 

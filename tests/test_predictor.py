@@ -191,6 +191,7 @@ def test_draws_with_noise_spread_as_predictions_do():
     found = learned.predict(codes)
     draws = learned.draw(codes, 400, torch.Generator().manual_seed(1), noise=True)
     assert 0.85 < (draws.std(0) / found.std).median() < 1.15
+    assert learned.draw(codes, 1, torch.Generator().manual_seed(1), noise=True).isfinite().all()
 
 
 def test_quantiles_lie_around_the_prediction():
@@ -274,6 +275,14 @@ def test_graph_networks_correct_what_the_processes_leave_over(many):
     assert draws.shape == (50, 500, 1) and spearman(draws.mean(0)[:, 0], found.mean[:, 0]) > 0.99
 
 
+def test_processes_take_in_so_many_labels_of_each_property(many):
+    codes = SPACE.sample(200, torch.Generator().manual_seed(0))
+    labels = cost_labels(codes).repeat(1, 2)
+    labels[:120, 1] = torch.nan
+    learned = PropertyPredictor(SPACE).fit(codes, labels)
+    assert learned.labels.isfinite().sum(0).tolist() == [40, 40]
+
+
 def test_missing_labels_count_nothing():
     """Neither their values nor their gradients, and pairs without order neither."""
     mean = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
@@ -330,6 +339,14 @@ def test_bounds_cover_as_often_as_they_say():
         assert covered.double().mean().item() == pytest.approx(
             expected, abs=4 * (expected * (1 - expected) / 3000) ** 0.5
         )
+
+
+def test_bounds_scale_with_the_unit():
+    generator = torch.Generator().manual_seed(0)
+    error = torch.randn(100, 1, generator=generator)
+    prediction, tiny = (Prediction(torch.zeros(100, 1), torch.full((100, 1), unit)) for unit in (1.0, 1e-9))
+    one, other = Conformal.fit(prediction, error), Conformal.fit(tiny, 1e-9 * error)
+    assert torch.allclose(1e9 * other.upper(tiny, 0.9), one.upper(prediction, 0.9))
 
 
 def test_ranks_are_those_of_finite_samples():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from archgen import search
 from archgen.benchmark import BudgetExhausted, Oracle, Table, find_table
 from archgen.cli import main
+from archgen.constraint import Constraint
 from archgen.curves import Optimum, curve_of
 from archgen.explore import Surrogate, choose, first_batch, remask
 from archgen.goal import PENALTY, Goal, Limit
@@ -21,7 +22,7 @@ from archgen.space import load_space
 from archgen.study import (
     Problem,
     Study,
-    distinct_members,
+    members_of,
     size_of,
     table_problem,
 )
@@ -77,7 +78,7 @@ def test_every_method_spends_the_budget_on_distinct_networks(table, method):
 def test_a_method_ends_where_a_space_does(table, method):
     """36 encodings, fewer networks: whatever the budget, all are found once."""
     study = run(problem_of(table), method, 1000)
-    assert len(study) == len(distinct_members(table.space)) < len(table)
+    assert len(study) == len(members_of(table.space, None)) < len(table)
 
 
 def test_isomorphic_networks_are_free_and_get_the_same_value(table):
@@ -110,7 +111,7 @@ def test_a_network_has_one_value_in_whatever_encoding_a_search_comes_upon_it(tab
 def test_what_fits_into_the_budget_is_kept(table):
     study = Study(problem_of(table), 3, "by hand", 0)
     with pytest.raises(BudgetExhausted):
-        study.ask(distinct_members(table.space)[:10])
+        study.ask(members_of(table.space, None)[:10])
     assert len(study) == 3
 
 
@@ -200,6 +201,24 @@ def test_exact_constraints_hold_for_every_network_asked(table, method):
     problem = problem_of(table, "depth <= 2 and latency_ms <= 6")
     study = run(problem, method, 8)
     assert problem.goal.constraint.holds(study.codes).all()
+
+
+def test_a_network_may_be_asked_where_any_of_its_encodings_meets_the_constraint():
+    space = load_space("nasbench201")
+    where = Constraint("count(skip_connect) >= 3", space)
+    meeting = space.legal_codes[where.holds(space.legal_codes)]
+    members = members_of(space, where)
+    assert where.holds(members).all()
+    assert {one.hash for one in space.decode_all(members)} == {one.hash for one in space.decode_all(meeting)}
+    assert len(members) > int(where.holds(members_of(space, None)).sum())  # of whose encodings each is the cheapest
+
+
+def test_values_in_large_units_are_no_violated_limits(table):
+    large = Table(
+        table.space, table.codes, {"acc_pct": table.columns["acc_pct"], "flops": 1e12 * table.codes[:, 0].double()}
+    )
+    problem = table_problem(large, Goal.parse(large.space, list(large.columns), "acc_pct", "flops"))
+    assert Optimum.of(problem).reference[1] == -2e12
 
 
 def test_the_loop_finds_the_best_within_a_measured_limit(table):

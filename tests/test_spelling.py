@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from archgen.spelling import Speller
-from archgen.understand import Refused, text_model, understand
+from archgen.understanding import Refused, text_model, understand
 
 SPELLER = Speller([])
 

@@ -203,6 +203,13 @@ def test_too_few_evaluations_to_learn_from_are_refused(data):
         TaskPredictor(SPACE.name, **SMALL).fit(data.evidence, data.task[few], data.codes[few], data.accuracy[few])
 
 
+def test_a_task_without_evaluations_is_refused(data):
+    task = data.task + (data.task > 0)  # one of them is left out
+    evidence = torch.cat([data.evidence[:1], data.evidence])
+    with pytest.raises(ValueError, match="task 1 has no evaluation"):
+        TaskPredictor(SPACE.name, **SMALL).fit(evidence, task, data.codes, data.accuracy)
+
+
 # ---- what it learns from --------------------------------------------------------------------------------------------
 def test_parts_of_evaluations_fit_together(data):
     both = data.of_tasks([0, 1]).and_those(data.of_tasks([2]))

@@ -164,6 +164,8 @@ def test_a_declared_space_travels_with_its_checkpoint(tmp_path):
         ({"batch_size": -1}, "batch_size"),
         ({"process": "magic"}, "process"),
         ({"costs": ["price"]}, "price"),
+        ({"label_limit": 0}, "label_limit"),
+        ({"label_limit": -5}, "label_limit"),
         ({"labels": {"a": ["nowhere.parquet", "b"]}}, "nowhere"),
     ],
 )

@@ -146,6 +146,7 @@ def compare(case: Case, n: int, seed: int, folder: Path, steps: int, batch_size:
     result: dict[str, object] = {"labels": n, "seed": seed, "steps": steps, "held_out": len(judge.codes)}
     for name in ("fine-tuned", "from nothing"):
         out, begun = folder / name.replace(" ", "-"), time.process_time()
+        whole = not out.exists()  # else a part of it was done before
         if not (out / "model_index.json").exists():
             if name == "fine-tuned":
                 moved = case.space if case.moves else None
@@ -153,8 +154,8 @@ def compare(case: Case, n: int, seed: int, folder: Path, steps: int, batch_size:
             else:
                 fresh = {"labels": {case.column: [labels, case.column]}, "complete_labels": True}
                 train(case.space, str(out), **fresh, optim=Optim(lr=1.5e-3, warmup_steps=min(50, steps // 5)), **size)
-        seconds = time.process_time() - begun
-        result[name] = {**quality(out, case.column, judge), "cpu_seconds": round(seconds, 1)}
+        seconds = round(time.process_time() - begun, 1) if whole else None
+        result[name] = {**quality(out, case.column, judge), "cpu_seconds": seconds}
     if not case.moves:
         result["old conditions lose, nat"] = loss_of_old(folder / "fine-tuned")
     return result

@@ -20,7 +20,7 @@ from archgen.corpus import Corpus, Mixture
 from archgen.describe import describe
 from archgen.text import ArchBERT
 from archgen.train_text import drawn_pairs
-from archgen.understand import ALIKE, Refused, likeness, understand
+from archgen.understanding import ALIKE, Refused, likeness, understand
 from archgen.vocabulary import MILLIONS, Facts, Predicate, Request, facts_of
 
 

@@ -18,7 +18,7 @@ from archgen.constraint import Constraint
 from archgen.guidance import Telling
 from archgen.pipeline import ArchitecturePipeline
 from archgen.text import ArchBERT
-from archgen.understand import Refused, Understanding, encoded, fine_scores, question_of, understand
+from archgen.understanding import Refused, Understanding, encoded, fine_scores, question_of, understand
 from archgen.vocabulary import COMPARE, Facts, Predicate, countable, facts_of
 
 ATTRIBUTES = {  # as the queries call them
