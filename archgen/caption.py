@@ -117,11 +117,11 @@ class Writer:
 
     def _compose(self, phrases: list[Phrase], random: Random, head: str = "") -> Text | None:
         """Words in some order, about something called so; None where a number cannot be read back."""
-        style = random.random()
+        style, alone = random.random(), phrases[0].role == "whole"
         random.shuffle(phrases)
         head = head or usual(self.bank["frame"]["head"], random)
-        if phrases[0].role == "whole":
-            raw, style = phrases[0].text, 1.0
+        if alone:
+            raw = phrases[0].text
         elif style < 0.55:
             raw = self._noun_phrase(head, phrases, random)
         elif style < 0.6:
@@ -129,7 +129,8 @@ class Writer:
         else:
             raw = self._telegram(head, phrases, random, opened=style > 0.85)
         story = random.choice(self.bank["frame"]["story"]) if random.random() < STORIES else ""
-        if style < 0.55 and raw[0] != " " and random.random() < ASIDES:  # what is wanted is said, whatever else is
+        plain = style < 0.55 and not alone  # what is wanted is said, whatever else is
+        if plain and raw[0] != " " and random.random() < ASIDES:
             story = self._aside(random)
         elif random.random() < TALES:
             story = self._tale(random)
@@ -188,7 +189,7 @@ class Writer:
 
     def _finished(self, raw: str, phrases: list[Phrase], random: Random, kind: str = "request") -> Text | None:
         raw = re.sub(r"\ba (?=(\x01\d+\x02)?[aeiouAEIOU])", "an ", re.sub(r"\s+", " ", raw).strip())
-        phrases = sorted(phrases, key=lambda phrase: raw.find(phrase.text[:12]))
+        phrases = sorted(phrases, key=lambda phrase: raw.find(_beginning(phrase.text)))
         raw = _noisy(raw, random)
         text, spans = _unmarked(raw)
         mentions = find_numbers(text)
@@ -355,6 +356,11 @@ def _slip(text: str, random: Random) -> str:
         word[:at] + random.choice("abcdefghijklmnopqrstuvwxyz") + word[at + 1 :],
     ]
     return text[: match.start()] + random.choice(slips) + text[match.end() :]
+
+
+def _beginning(text: str) -> str:
+    """What a phrase begins with: to the end of its first number, whose mark no other has, or twelve letters."""
+    return text.partition(END)[0] if START in text else text[:12]
 
 
 def _unmarked(raw: str) -> tuple[str, dict[int, tuple[int, int]]]:

@@ -229,6 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except (ArgumentError, ValueError) as error:
         _refuse(str(error))
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         if error.filename is None:
             raise

@@ -10,7 +10,7 @@ from archgen.graph import Architecture, Node
 from archgen.language import language, singular_plural
 from archgen.numerals import SMALL, Mention, find_numbers, small
 from archgen.reading import LITERALS, NUMBERS
-from archgen.vocabulary import MILLIONS, Facts, Predicate
+from archgen.vocabulary import MILLIONS, NO_PATH, Facts, Predicate
 
 MOST = 11  # predicates that are read in a description
 WIRING_ALONE = 0.3  # share of varied descriptions that say nothing but how the operations are wired
@@ -31,6 +31,11 @@ def describe(architecture: Architecture, facts: Facts) -> str:
     return described(architecture, facts).text
 
 
+def _millions(value: float) -> str:
+    """With three digits that count, without an exponent."""
+    return f"{float(f'{value:.3g}'):,g} million"
+
+
 def described(architecture: Architecture, facts: Facts, random: Random | None = None) -> Text:
     """As `describe`, with the predicates that a reader finds in the words.
 
@@ -42,9 +47,9 @@ def described(architecture: Architecture, facts: Facts, random: Random | None = 
     values = {name: value.item() for name, value in facts.of(facts.space.encode(architecture)[None]).items()}
     counted = [name for name in values if name not in ("depth", *MILLIONS)]
     counts = [(name, _counted(name, int(values[name]), facts, random)) for name in counted]
-    depth = "no path from input to output" if values["depth"] < 0 else f"depth {values['depth']:.0f}"
-    costs = {"depth": depth, "params": f"{values['params']:.3g} million parameters",
-             "flops": f"{values['flops']:.3g} million multiply-adds"}  # fmt: skip
+    depth = NO_PATH if values["depth"] < 0 else f"depth {values['depth']:.0f}"
+    costs = {"depth": depth, "params": f"{_millions(values['params'])} parameters",
+             "flops": f"{_millions(values['flops'])} multiply-adds"}  # fmt: skip
     begin = "It has"
     if random is not None:
         random.shuffle(counts)

@@ -85,10 +85,15 @@ def brief(error: Exception) -> str:
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its name when the block ends well, and vanishes otherwise.
 
+    A link stays one, to the new file; a device or a pipe is written to as it is.
+
     Raises:
         BadFile: If it cannot be written.
     """
-    path = Path(path)
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)

@@ -28,49 +28,65 @@ SINGLE = {
     "thrice": 3.0,
     "couple": 2.0,
     "pair": 2.0,
+    "duo": 2.0,
     "triple": 3.0,
+    "trio": 3.0,
 }
 MAGNITUDES = {
     "k": 1e3, "thousand": 1e3, "thousands": 1e3, "kilo": 1e3, "m": 1e6, "mio": 1e6, "mil": 1e6, "mln": 1e6, "mm": 1e6,
     "million": 1e6, "millions": 1e6, "mega": 1e6, "g": 1e9, "b": 1e9, "bn": 1e9, "billion": 1e9, "giga": 1e9,
+    "t": 1e12, "trillion": 1e12, "tera": 1e12,
 }  # fmt: skip
 FRACTIONS = {"half": 1 / 2, "third": 1 / 3, "quarter": 1 / 4, "fifth": 1 / 5, "tenth": 1 / 10,
              "thirds": 1 / 3, "quarters": 1 / 4, "fifths": 1 / 5, "tenths": 1 / 10}  # fmt: skip
 
 _WORD = "|".join([*UNITS, *TENS, *SCALES])
+_SCALE = rf"(?:{'|'.join(SCALES)})"
+_BELOW = (
+    rf"(?:(?:{'|'.join(TENS)})(?:[\s-]+(?:{'|'.join(list(UNITS)[1:10])})\b)?|(?:{'|'.join(UNITS)}))\b"  # a hundred
+)
+_SCALED = rf"(?:{_BELOW}(?:[\s-]+{_SCALE}\b)+|{_SCALE}\b(?:[\s-]+{_SCALE}\b)*)"
+_SPELLED = rf"(?:{_SCALED}(?:[\s-]+(?:and\s+)?{_SCALED})*(?:[\s-]+(?:and\s+)?{_BELOW})?|{_BELOW})"
+_POINT = rf"point(?:\s+(?:{'|'.join(list(UNITS)[:10])})\b)+"
 _KERNEL = re.compile(
     r"(?<![\w.])(\d{1,2})\s?(?:[x\u00d7*]|by|-by-)\s?\1(?![\d.]|[x\u00d7]\s?\d)|\b(one|three|five|seven)[\s-]by[\s-]\2\b"
     r"|(?<=conv)(\d)x\3|(?<=pool_)(\d)x\4|(?<=conv_)(\d)x\5",
     re.IGNORECASE,
 )
-_SUFFIX = r"(?P<suffix>k|m|g|b|mm|mio|mil|mln|bn|thousands?|millions?|billion|kilo|mega|giga)"
+_SUFFIX = r"(?P<suffix>k|m|g|b|t|mm|mio|mil|mln|bn|thousands?|millions?|billion|trillion|kilo|mega|giga|tera)"
 _UNIT_GLUED = r"(?=flop|mac|mult|madd|param|ops|weight)"
 _POWERS = re.compile(  # 1/2 million, 10^6, 1.2 x 10**6
-    rf"(?<![\w.,/])(?:(?P<part>\d{{1,2}})[/\u2044](?P<whole>\d{{1,2}})(?:\s+of\s+an?\s+|[\s-]?){_SUFFIX}(?:\b|{_UNIT_GLUED})"
-    rf"|(?:(?P<times>\d+(?:\.\d+)?)\s?[x*\u00d7]\s?)?10\s?(?:\^|\*\*)\s?(?P<power>\d{{1,2}})(?!\d))",
+    rf"(?<![\w.,/])(?:(?:(?P<ones>\d{{1,2}})\s+)?(?P<part>\d{{1,2}})[/\u2044](?P<whole>\d{{1,2}})(?:\s+of\s+an?\s+|[\s-]?){_SUFFIX}(?:\b|{_UNIT_GLUED})"
+    rf"|(?:(?P<times>\d+(?:\.\d+)?)\s?[x*\u00d7\u00b7]\s?)?10\s?(?:\^|\*\*)\s?(?P<power>\d{{1,2}})(?!\d))",
     re.IGNORECASE,
 )
+_IN_MILLIONS = re.compile(r"(?:_m|[(\[]m[)\]]|\bm(?:flops?|macs?|params?))\W{0,6}$", re.IGNORECASE)  # macs_m <= 2000
 _NO_SUFFIX = rf"(?![\s-]?{_SUFFIX.replace('?P<suffix>', '?:')}(?:\b|{_UNIT_GLUED}))"
-_GROUPED = rf"\d{{1,3}}(?:(?:[,'_]\d{{3}})+|(?: \d{{3}})+{_NO_SUFFIX})"
+_GROUPED = rf"\d{{1,3}}(?:(?:[,'_]\d{{3}})+|(?: \d{{3}})+{_NO_SUFFIX}|(?:\.\d{{3}}){{2,}})|\d{{2,3}}\.000"
 _COUNTED = re.compile(
     r"\b(depth|deep|layers?|skips?|shortcuts?|conv\w*|pool\w*|edges?|stages?)\b\W*(\w+\W+){0,3}$", re.IGNORECASE
 )
 _DIGITS = re.compile(
     rf"(?<![\w,])(?<![^.]\.)(?:x\s?)?(?P<number>{_GROUPED}(?!\d)(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)"
-    rf"(?P<exponent>e\+?\d{{1,2}})?(?P<and_half>\s+and\s+a\s+half)?(?:[\s-]?{_SUFFIX}(?:\b|{_UNIT_GLUED}))?(?=\W|$|x\b|x\s|th\b|flop|mac|param|layer|ops)",
+    rf"(?P<exponent>e\+?\d{{1,2}})?(?P<and_half>\s+and\s+a\s+half)?(?:[\s-]?{_SUFFIX}(?:\b|{_UNIT_GLUED}))?(?=\W|$|x\b|x\s|th\b|flop|mac|param|layer|ops|conv|skip|pool|stage|edge)",
     re.IGNORECASE,
 )
 _WORDS = re.compile(
-    rf"\b(?P<fraction>(?:(?:a|one|two|three)[\s-])?(?:{'|'.join(FRACTIONS)})(?:(?:\s+of)?\s+(?:an?|one)\s+|\s+|-)(?P<of>million|billion|thousand|dozen|hundred))\b"
-    rf"|\b(?P<words>(?:an?\s+(?=million|billion|thousand|hundred|dozen))?(?:{_WORD})(?:(?:[\s-]+|(?<=hundred|million)\s+and\s+|(?<=thousand)\s+and\s+)(?:{_WORD}))*(?:\s+point(?:\s+(?:{_WORD}))+)?(?P<half>\s+and\s+a\s+half)?"
+    rf"\b(?P<fraction>(?:(?:a|one|two|three)[\s-])?(?:{'|'.join(FRACTIONS)})(?:(?:\s+of)?\s+(?:an?|one)\s+|\s+|-)(?P<of>million|billion|thousand|dozen|hundred|mil|mio|mln|m))\b"
+    rf"|\b(?P<words>(?:an?\s+(?=million|billion|thousand|hundred|dozen))?(?:{_SPELLED}(?:\s+{_POINT})?|{_POINT})(?P<half>\s+and\s+a\s+half)?"
     rf"(?:\s+(?:hundred|thousand|million|billion))?)\b"
     rf"|\b(?P<single>{'|'.join(SINGLE)})\b",
     re.IGNORECASE,
 )
 
 
+BETWEEN = re.compile(
+    r"\s*(?:-|\u2013|and|or|but|"
+    r"(?:(?:and|or|but)\s+)?(?:up to|at most|under|below|less than|no more than|max(?:imum)?))\s*"
+)
 COUNTS = 30  # whole numbers below may be counts
 SMALL = list(UNITS)[:13]  # numbers that may be written as words
+GROUPS = {2: ["a couple of", "a pair of", "a duo of"], 3: ["a trio of"]}
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,8 @@ def find_numbers(text: str) -> list[Mention]:
         if any(start < e and s < end for s, e in kernels) or (found and start < found[-1].end):
             continue
         value, scale = VALUES[match.re](match)
+        if value is not None and 1000 <= value and scale == 1 and _IN_MILLIONS.search(text[:start]):
+            value, scale = 1e6 * value, 1e6
         if value is not None:
             found.append(Mention(start, end, value, scale >= 1000))
             scales.append(scale)
@@ -118,11 +136,10 @@ def _shared(text: str, found: list[Mention], scales: list[float]) -> list[Mentio
         between = text[one.end : other.start].lower()
         counted = one.value < COUNTS and one.value % 1 == 0 and _COUNTED.search(text[: one.start])
         glued = between.strip() in ("to", "till") or between in ("-", "\u2013")
-        shares = glued or (between.strip() in ("and", "or", "-", "\u2013") and not counted)
-        if other.magnitude and not one.magnitude and shares:
-            result[index] = Mention(
-                one.start, one.end, one.value * (scales[index + 1] if one.value < 1000 else 1), True
-            )
+        shares = glued or (BETWEEN.fullmatch(between) and not counted)
+        value = one.value * (scales[index + 1] if one.value < 1000 else 1)
+        if other.magnitude and not one.magnitude and shares and value <= other.value:
+            result[index] = Mention(one.start, one.end, value, True)
     return result
 
 
@@ -130,6 +147,8 @@ def _digits(match: re.Match[str]) -> tuple[float | None, float]:
     number = match["number"]
     if re.fullmatch(r"\d{1,3}([,'_ ]\d{3})+(\.\d+)?", number):
         number = re.sub(r"[,'_ ]", "", number)
+    elif re.fullmatch(_GROUPED, number):
+        number = number.replace(".", "")
     power = float("1" + (match["exponent"] or ""))
     scale = power * MAGNITUDES.get((match["suffix"] or "").lower(), 1.0)
     return (float(number.replace(",", ".")) + (0.5 if match["and_half"] else 0.0)) * scale, scale
@@ -141,7 +160,7 @@ def _powers(match: re.Match[str]) -> tuple[float | None, float]:
         return float(match["times"] or 1) * scale, scale
     scale = MAGNITUDES[match["suffix"].lower()]
     whole = int(match["whole"])
-    return (int(match["part"]) / whole * scale if whole else None), scale
+    return ((int(match["ones"] or 0) + int(match["part"]) / whole) * scale if whole else None), scale
 
 
 def _words(match: re.Match[str]) -> tuple[float | None, float]:
@@ -151,7 +170,7 @@ def _words(match: re.Match[str]) -> tuple[float | None, float]:
         parts = re.findall(r"[a-z]+", match["fraction"].lower())
         share = next(FRACTIONS[part] for part in parts if part in FRACTIONS)
         times = {"two": 2, "three": 3}.get(parts[0], 1)
-        of = SCALES[match["of"].lower()]
+        of = (SCALES | MAGNITUDES)[match["of"].lower()]
         return times * share * of, of
     return _spelled(re.findall(r"[a-z]+", match["words"].lower()))
 
@@ -207,9 +226,9 @@ def small(number: int, random: Random) -> str:
 
 
 def small_number(value: float, random: Random) -> str:
-    """A count, sometimes as a couple or a pair."""
-    if value == 2 and random.random() < 0.06:
-        return random.choice(["a couple of", "a pair of"])
+    """A count, sometimes as a couple, a pair or a trio."""
+    if value in GROUPS and random.random() < 0.06:
+        return random.choice(GROUPS[value])
     if value == 1 and random.random() < 0.1:
         return "a single"
     return small(int(value), random)

@@ -28,7 +28,16 @@ KINDS = (UNRELATED, UNKNOWN, HOW, WHETHER)  # of texts that are no requests, by 
 TOKENS = [PAD, START, END, *KINDS, "+", "|", ";", *COMPARE, *ALL, *QUANTILES, *LITERALS, *POINTERS]
 INDEX = {token: index for index, token in enumerate(TOKENS)}
 POOL = re.compile(r"\bpool\b", re.IGNORECASE)  # to the text encoder one to swim in, while pools may be operations
-INTERVAL = re.compile(r"([\[(]\d+),(\d+[\])])")  # two numbers, not one with a decimal comma
+_NUMBER = r"\d+(?:\.\d+)?(?:e\+?\d+)?[kmgb]?"
+INTERVAL = re.compile(
+    rf"(\[{_NUMBER}|[({{](?!\d+,\d{{3}}\b){_NUMBER}),({_NUMBER}[\])}}])", re.IGNORECASE
+)  # two numbers
+LISTED = re.compile(  # 1,2 or 3, but neither 1,5 million nor 2,50
+    r"(?<![\w.,])(?:[1-9](?:,[1-9])+|\d(?:,\d){2,})(?![\w.])(?!,\d)"
+    r"(?!\s?(?:[kmgb]|mi[lo]|millions?|billions?|bn)\b|\s?m?(?:flop|mac|mult|param|weight))",
+    re.IGNORECASE,
+)
+MIXED = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])")  # 2\u00bd, which normalization would make 21/2
 SIGNS = {0xD7: "x", 0x2265: ">=", 0x2264: "<=", 0x2260: "!=", 0xB2: "^2", 0xB3: "^3"}
 SIGNS |= {0x2074 + power: f"^{4 + power}" for power in range(6)}  # all that normalization would keep or lose
 LONGEST = 48  # tokens of a request
@@ -51,9 +60,10 @@ def prepared(text: str, space: str) -> tuple[str, list[Mention]]:
         ValueError: If there are no words for the space.
     """
     check_words(space)
-    text = unicodedata.normalize("NFKC", text.translate(SIGNS))
+    text = unicodedata.normalize("NFKC", MIXED.sub(" ", text.translate(SIGNS)))
     text = "".join(" " if unicodedata.category(letter)[0] == "C" else letter for letter in text)
     text = INTERVAL.sub(r"\1, \2", POOL.sub("pools", re.sub(r"\[unused\d+\]", " ", text)))
+    text = LISTED.sub(lambda numbers: numbers[0].replace(",", ", "), text)
     numbers = find_numbers(text)[:NUMBERS]
     result, position = f"{SPACES[space]} ", 0
     for marker, number in zip(MARKERS, numbers, strict=False):

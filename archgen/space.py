@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 OPEN = -1  # the code of a hole that is not decided yet
 ABSENT = "absent"  # the option of a hole whose condition does not hold
+SAID = re.compile(r'\s*\{"text":')  # begins a line in which `ask` says what it understood, among architectures
 
 
 @dataclass(frozen=True)
@@ -647,7 +648,7 @@ def read_architectures(text: str, space: SearchSpace | None = None, seed: int = 
         return [_read_line(text, space)]
     found = []
     for number, line in enumerate(lines, 1):
-        if line.strip():
+        if line.strip() and not SAID.match(line):
             try:
                 found.append(_read_line(line, space))
             except ValueError as error:

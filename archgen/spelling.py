@@ -15,6 +15,7 @@ FRAGMENT = 4  # letters below which words of an encoder's vocabulary are as like
 TWO_SLIPS = 8  # letters of a word that may have two slips
 SAID = 4  # times that a word is in the language before others are taken for it
 NUMBERS = 300  # times that words for numbers count as said; the language has slots for them
+NAME = re.compile(r"[a-z][A-Z]|[A-Z](?:Net|NeXt)$")  # EfficientNet, UNet
 WORD = re.compile(r"(?<![\w'\u2019])[a-z]+(?![\w'\u2019])", re.IGNORECASE)
 ENDINGS = re.compile(r"(?:nt|re|ve|ll|s)$")  # dont, theyre, poolings
 SHORT = {"twoo": "two", "tow": "two", "towo": "two", "oen": "one", "onee": "one", "sixx": "six"}  # slips in numbers
@@ -49,7 +50,7 @@ class Speller:
 
         def right(match: re.Match[str]) -> str:
             near = SHORT.get(match[0].lower())
-            if near is None and not self.knows(match[0].lower()):
+            if near is None and not (self.knows(match[0].lower()) or NAME.search(match[0])):
                 near = self._nearest(match[0].lower())
             if near is None:
                 return match[0]

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from archgen.constraint import Infeasible
 from archgen.graph import Architecture, to_batch
-from archgen.reading import HOW, KINDS, QUESTION, UNKNOWN, UNRELATED, WHETHER
+from archgen.numerals import find_numbers
+from archgen.reading import HOW, KINDS, NUMBERS, QUESTION, UNKNOWN, UNRELATED, WHETHER
 from archgen.text import MOST_TOKENS, ArchBERT, Reading, Tokens
-from archgen.vocabulary import MILLIONS, Clause, Facts, Predicate, Request, countable, facts_of
+from archgen.vocabulary import MILLIONS, NO_PATH, Clause, Facts, Predicate, Request, countable, facts_of
 
 LONGEST_TEXT = 2_000  # letters
 UNSURE = 0.6  # below this confidence a predicate is said to be unsure
@@ -93,6 +94,8 @@ class Understanding:
         """Print what was understood, and how it can be corrected; what is unsure to standard error."""
         if self.corrected:
             print(f"archgen: {_changed(self.corrected)}", file=sys.stderr)
+        if len(find_numbers(self.text)) > NUMBERS:
+            print(f"archgen: of the numbers only the first {NUMBERS} were read", file=sys.stderr)
         pairs = zip(self.request, self.confidences, strict=True)
         parts = [f"{written(clause)} ({100 * sure:.0f} %)" for clause, sure in pairs]
         print(f"understood: {'; '.join(parts) or 'any architecture'}")
@@ -206,6 +209,8 @@ class Answer:
         """In words."""
         if isinstance(self.value, bool):
             return "yes" if self.value else "no"
+        if self.value < 0:  # the depth of what is not connected
+            return NO_PATH
         return f"{self.value:.6g} {self.unit}".rstrip()
 
 
@@ -286,6 +291,8 @@ def _decided(
     text: str, readings: list[Reading], parts: list[list[Reading]], facts: Facts, model: ArchBERT, tokens: Tokens
 ) -> Understanding | Refused:
     """The most probable reading that something meets, or a reason: then what nothing meets is far more probable."""
+    if not readings:
+        return Refused("this says more than can be read at once; ask for less, or use archgen sample --where")
     kind = _most_probable_kind(readings)
     if kind in (HOW, WHETHER):
         return Refused("this is a question about an architecture: archgen describe ARCH --question answers it")

@@ -50,6 +50,7 @@ COMPARE: dict[str, Callable[[Tensor, Tensor | float], Tensor]] = {
     "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt,
     "~": lambda value, number: abs(value - number) <= NEAR * number + 1e-12,
 }  # fmt: skip
+NO_PATH = "no path from input to output"  # of a cell whose depth is below 0
 MILLIONS = ("params", "flops")  # attributes that are given in millions
 WISHES = ("accuracy",)  # that are measured: asked to be high, not counted
 

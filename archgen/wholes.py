@@ -50,20 +50,18 @@ def whole(of: Slots, random: Random) -> Phrase:
     clauses = [clause.split(" | ") for clause in means.split("; ") if clause]
     clauses.sort(key=lambda clause: _place(clause, text))
     kinds = dict(zip("ABC", of.apart(random, 3), strict=False))
-    said = [Part.read(part) for clause in clauses for part in clause if part not in of.words]
-    numbers = {part.right: _drawn(part, of, kinds, random) for part in said if isinstance(part.right, str)}
+    said = [[Part.read(part) for part in clause] for clause in clauses if clause[0] not in of.words]
+    numbers = {
+        part.right: _drawn(part, of, kinds, random) for parts in said for part in parts if isinstance(part.right, str)
+    }
     text = COUNTED.sub(lambda at: f"{{{at[1]}}} {{{at[2].lower() if numbers.get(at[1]) == 1 else at[2]}}}", text)
     text, marked = _filled(text, of, kinds, numbers, random)
-
-    def clause_of(parts: list[Part]) -> list[tuple[tuple[str, ...], str, Any]]:
-        return [(_names(part.left, kinds), part.compare, _right(part, kinds, marked)) for part in parts]
-
     meant: list[list[tuple[tuple[str, ...], str, Any]]] = []
     for clause in clauses:
         if clause[0] in of.words:
             meant += [[((name,), compare, right)] for name, compare, right in of.words[clause[0]]]
         else:
-            meant.append(clause_of([*map(Part.read, clause)]))
+            meant.append([(_names(one.left, kinds), one.compare, _right(one, kinds, marked)) for one in said.pop(0)])
     return Phrase("whole", text, meant, "whole")
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archgen.cli import main, sample
-from archgen.hub import shipped_checkpoints
+from archgen.hub import replacing, shipped_checkpoints
 from archgen.space import read_architectures
 
 ROOT = Path(__file__).parents[1]
@@ -127,3 +127,27 @@ def test_sampling_recipes_work(path, tmp_path):
     assert f"archgen sample --config sampling/{path.name}" in path.read_text()
     sample(**{**recipe, "n": 2, "out": str(tmp_path / "two.jsonl")})
     assert len(read_architectures(str(tmp_path / "two.jsonl"))) == 2
+
+
+def test_public_names_are_what_they_name():
+    kinds = "import archgen, archgen.understanding; print({type(getattr(archgen, name)) for name in archgen.__all__})"
+    assert "module" not in subprocess.run([sys.executable, "-c", kinds], capture_output=True, text=True).stdout
+
+
+def test_a_device_or_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    link = tmp_path / "link.txt"
+    link.symlink_to(tmp_path / "file.txt")
+    with replacing(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink() and (tmp_path / "file.txt").read_text() == "new"
+    with replacing("/dev/null") as temporary:
+        temporary.write_text("gone")
+    assert not Path("/dev/null").is_file()
+
+
+def test_whoever_has_seen_enough_ends_a_command_quietly():
+    command = (
+        f"{sys.executable} -c 'from archgen.cli import main; main()' describe random:300 --space nasbench201 | head -1"
+    )
+    found = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert len(found.stdout.splitlines()) == 1 and "Traceback" not in found.stderr

@@ -62,3 +62,7 @@ def test_what_was_changed_is_said(capsys):
 def test_a_refusal_says_it_too():
     (one,) = understand(["what is the capital of norway todayy?"], "nasbench201")
     assert isinstance(one, Refused) and '(read "todayy" as "today")' in str(one)
+
+
+def test_names_of_networks_are_no_slips():
+    assert SPELLER.corrected("EfficientNet, ResNeXt, UNet or SqueezeNet")[1] == {}

@@ -77,6 +77,13 @@ SPACES = tuple(ATTRIBUTES)
         ("3x3 x3, skip x2", [3, 2]),
         ("a 3x3x3 kernel", []),
         ("no number here", []),
+        ("two three-by-three convs, two two-layer stages", [2, 2, 2]),
+        ("twenty-one, two-three", [21, 2, 3]),
+        ("350.000 or 1.500.000 but 1.000", [350_000, 1_500_000, 1]),
+        ("half a mil, point five million, 1 1/2 million", [5e5, 5e5, 1.5e6]),
+        ("at least 200 and at most 300k", [2e5, 3e5]),
+        ("between 60 and 0.08G", [60, 8e7]),
+        ("3convs, 2skips, 1 TFLOP", [3, 2, 1e12]),
     ],
 )
 def test_numbers_are_found_as_people_write_them(text, values):
@@ -97,6 +104,23 @@ def test_any_text_can_be_prepared(text):
 
 def test_both_ends_of_an_interval_are_numbers():
     assert [one.value for one in prepared("skips in [1,2], under 0,4M params", "nasbench201")[1]] == [1, 2, 400_000]
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("[0.2,0.4]", [0.2, 0.4]),
+        ("[100M,200M]", [1e8, 2e8]),
+        ("300k (300,000) weights", [3e5, 3e5]),
+        ("2,3 or 4 skips", [2, 3, 4]),
+        ("layers 1,2,3", [1, 2, 3]),
+        ("1,5 million", [1.5e6]),
+        ("1\u00bd million, 2\u00bdM", [1.5e6, 2.5e6]),
+        ("macs_m <= 2000", [2e9]),
+    ],
+)
+def test_commas_and_units_are_those_of_numbers(text, values):
+    assert [one.value for one in prepared(text, "nasbench201")[1]] == pytest.approx(values)
 
 
 def test_millions_are_said_in_many_ways():
