@@ -13,10 +13,10 @@ import torch
 from archgen import cli
 from archgen.ask import answer, answers, ranked
 from archgen.pipeline import ArchitectureOutput, ArchitecturePipeline
-from archgen.space import load_space
+from archgen.space import load_space, read_architectures
 from archgen.text import ArchBERT
-from archgen.understand import Refused, question_of, text_model, understand
-from archgen.vocabulary import ATTRIBUTES, Predicate, facts_of
+from archgen.understanding import Refused, question_of, text_model, understand
+from archgen.vocabulary import ATTRIBUTES, NO_PATH, Predicate, facts_of
 
 RECIPES = Path(__file__).parents[1] / "training"
 SPACES = tuple(ATTRIBUTES)
@@ -240,12 +240,17 @@ def test_the_command_says_what_was_understood(tmp_path, capsys):
     cli.main(["ask", "a small network without pooling", "--n", "3", "--out", str(out)])
     first, *rest = map(json.loads, out.read_text().splitlines())
     assert {"text", "space", "understood", "where"} <= first.keys()
-    assert len(rest) == 3
+    assert len(rest) == len(read_architectures(str(out))) == 3
     assert "understood: " in capsys.readouterr().out
     with pytest.raises(SystemExit) as stopped:
         cli.main(["ask", "what is the weather today?", "--out", str(out)])
     assert stopped.value.code == 2
     assert "refused" in json.loads(out.read_text())
+
+
+def test_the_depth_of_what_is_not_connected_is_said_in_words():
+    apart = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+    assert str(question_of("how deep is it?", "nasbench201").answer(load_space("nasbench201").parse(apart))) == NO_PATH
 
 
 def test_describing_and_finding(tmp_path, capsys):
@@ -335,9 +340,9 @@ def test_the_card_says_what_was_measured(check_text, tmp_path):
     (folder / "training.json").write_text(json.dumps(alone | last | {"start": alone | first}))
     check_text["write_card"](folder, found)
     card = (folder / "README.md").read_text()
-    runs = [line.split("`")[1] for line in card.splitlines() if "archgen train_text" in line]
-    assert runs == [f"archgen train_text --config training/mine{more}.yaml" for more in ("", "_more")]
-    assert "Measured after the second run" in card
+    runs = [line for line in card.splitlines() if "reading 0" in line]
+    assert [run.split("|")[1] for run in runs] == [" before it ", " `archgen train_text --config training/mine.yaml` "]
+    assert check_text["LEARNED"] in card and check_text["NEVER"] not in card
     assert card.index("| twins: a part of it") < card.index("## Other tasks") < card.index("| clones: a part of it")
     assert "# mine" in card and "(2 MB)" in card and "nan" not in card and "{" not in card
     assert "| `nasbench201`, 3 | 1.00 / 0.75 | 0.70 | 0.10 | 0.20 | 0.50 of 2 / 0.125 | 10.0 |" in card
