@@ -48,7 +48,7 @@ LAYERS = (  # a module imports only from layers before its own
     {"beams", "describe"},
     {"corpus"},
     {"text"},
-    {"understand", "train_text"},
+    {"understanding", "train_text"},
     {"pipeline"},
     {"evaluate", "fit", "ask", "train_told"},
     {"train", "search"},
