@@ -175,7 +175,7 @@ def test_embeddings_are_of_length_one_and_of_one_space():
 def test_questions_are_answered_of_networks_without_a_path_too():
     cell = load_space("nasbench201").parse("|none~0|+|none~0|nor_conv_3x3~1|+|none~0|skip_connect~1|none~2|")
     for text, answer_ in {
-        "does it have a 3x3 convolution?": "yes", "how many skip connections does it have?": "1", "depth?": "-1",
+        "does it have a 3x3 convolution?": "yes", "how many skip connections does it have?": "1", "depth?": NO_PATH,
     }.items():  # fmt: skip
         assert str(question_of(text, "nasbench201").answer(cell)) == answer_
     assert str(question_of("how many parameters does it have?", "nasbench201").answer(cell)).endswith(" million")

@@ -140,8 +140,7 @@ def _graded(
     graders = [grader(query) for query in asked]
     texts = [query["query"] for query in asked]
     if shuffled:
-        order = Random(seed).sample(range(len(texts)), len(texts))
-        texts = [text for _, text in sorted(zip(order, [texts[i] for i in order[1:] + order[:1]], strict=True))]
+        Random(seed).shuffle(texts)
     readings = [None] * len(texts) if method in READERLESS else understand(texts, facts.space.name, model)
     given = _answers(model, pipeline, texts, readings, facts, n, seed, method, weight)
     rows, everywhere = [], [None if met is None else met(facts.members).double() for met in graders]
