@@ -14,7 +14,7 @@ from archgen.benchmark import BudgetExhausted
 from archgen.constraint import neighbours
 from archgen.goal import PENALTY
 from archgen.space import SearchSpace
-from archgen.study import Study, members_of, size_of
+from archgen.study import Study, can_list, size_of
 
 POPULATION, TOURNAMENT = 20, 10  # of regularized evolution
 NSGA_POPULATION = 20
@@ -177,7 +177,7 @@ def nsga2(study: Study, generator: torch.Generator, batch_size: int) -> None:
     sampler = optuna.samplers.NSGAIISampler(population_size=NSGA_POPULATION, seed=study.seed)
     directions = ["maximize"] * (2 if study.problem.goal.minimize else 1)
     optimizer = optuna.create_study(directions=directions, sampler=sampler)
-    scattered = study.problem.members is not None and members_of(study.problem.space, None) is None
+    scattered = study.problem.members is not None and not can_list(study.problem.space)
     rejected = 0
     while rejected < REJECTED:
         trial = optimizer.ask()

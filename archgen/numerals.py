@@ -40,7 +40,6 @@ MAGNITUDES = {
 FRACTIONS = {"half": 1 / 2, "third": 1 / 3, "quarter": 1 / 4, "fifth": 1 / 5, "tenth": 1 / 10,
              "thirds": 1 / 3, "quarters": 1 / 4, "fifths": 1 / 5, "tenths": 1 / 10}  # fmt: skip
 
-_WORD = "|".join([*UNITS, *TENS, *SCALES])
 _SCALE = rf"(?:{'|'.join(SCALES)})"
 _BELOW = (
     rf"(?:(?:{'|'.join(TENS)})(?:[\s-]+(?:{'|'.join(list(UNITS)[1:10])})\b)?|(?:{'|'.join(UNITS)}))\b"  # a hundred
@@ -61,8 +60,8 @@ _POWERS = re.compile(  # 1/2 million, 10^6, 1.2 x 10**6
     re.IGNORECASE,
 )
 _IN_MILLIONS = re.compile(r"(?:_m|[(\[]m[)\]]|\bm(?:flops?|macs?|params?))\W{0,6}$", re.IGNORECASE)  # macs_m <= 2000
-_NO_SUFFIX = rf"(?![\s-]?{_SUFFIX.replace('?P<suffix>', '?:')}(?:\b|{_UNIT_GLUED}))"
-_GROUPED = rf"\d{{1,3}}(?:(?:[,'_]\d{{3}})+|(?: \d{{3}})+{_NO_SUFFIX}|(?:\.\d{{3}}){{2,}})|\d{{2,3}}\.000"
+NO_SUFFIX = rf"(?![\s-]?{_SUFFIX.replace('?P<suffix>', '?:')}(?:\b|{_UNIT_GLUED}))"
+_GROUPED = rf"\d{{1,3}}(?:(?:[,'_]\d{{3}})+|(?: \d{{3}})+{NO_SUFFIX}|(?:\.\d{{3}}){{2,}})|\d{{2,3}}\.000"
 _COUNTED = re.compile(
     r"\b(depth|deep|layers?|skips?|shortcuts?|conv\w*|pool\w*|edges?|stages?)\b\W*(\w+\W+){0,3}$", re.IGNORECASE
 )

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from archgen.benchmark import Table, find_table
 from archgen.calibrate import set_aside
-from archgen.checks import check_counts
 from archgen.predictor import PropertyPredictor
 from archgen.space import SearchSpace
 
@@ -189,7 +188,6 @@ def make_pool(
         values[name] = torch.full((len(codes),), torch.nan)
         place = torch.cat([codes, tables[file].codes]).unique(dim=0, return_inverse=True)[1][len(codes) :]
         values[name][place] = tables[file].column(column).float()
-    check_counts(label_limit=limit)
     known = torch.stack([values[name].isfinite() for name in labels]).any(0) if labels else order < 0
     if limit is not None and limit < known.sum():
         known &= order < order[known].sort().values[limit]

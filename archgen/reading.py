@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from archgen.caption import Text
-from archgen.numerals import Mention, find_numbers
+from archgen.numerals import NO_SUFFIX, Mention, find_numbers
 from archgen.vocabulary import ATTRIBUTES, COMPARE, MILLIONS, SUMS, WISHES, Clause, Predicate, Request, check_words
 
 NUMBERS = 8  # of a text that can be pointed at
@@ -34,7 +34,7 @@ INTERVAL = re.compile(
 )  # two numbers
 LISTED = re.compile(  # 1,2 or 3, but neither 1,5 million nor 2,50
     r"(?<![\w.,])(?:[1-9](?:,[1-9])+|\d(?:,\d){2,})(?![\w.])(?!,\d)"
-    r"(?!\s?(?:[kmgb]|mi[lo]|millions?|billions?|bn)\b|\s?m?(?:flop|mac|mult|param|weight))",
+    rf"{NO_SUFFIX}(?!\s?m?(?:flop|mac|mult|param|weight))",
     re.IGNORECASE,
 )
 MIXED = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])")  # 2\u00bd, which normalization would make 21/2

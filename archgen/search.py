@@ -26,7 +26,7 @@ from archgen.pipeline import ArchitecturePipeline
 from archgen.processes import make_accelerator
 from archgen.results import Results
 from archgen.space import SearchSpace, load_space
-from archgen.study import Generate, Problem, Study, members_of, table_problem
+from archgen.study import Generate, Problem, Study, can_list, members_of, table_problem
 from archgen.trainer import PRESETS, Machine, Recipe
 
 METHODS = {"archgen": Method(explore, pareto=True, batched=True), **BASELINES}
@@ -164,9 +164,9 @@ def training_problem(
         rows = [[record.get(name, math.nan) for name in columns] for record in found]
         return torch.tensor(rows, dtype=torch.float64)
 
-    members = members_of(space, goal.constraint)
-    if goal.constraint is not None and members is not None:
-        goal.constraint.witness()  # says why, where there are none
+    members = members_of(space, goal.constraint) if can_list(space) else None
+    if members is not None and not len(members):
+        goal.constraint.witness()  # says why
     generate = shipped_generator(space, goal.constraint) if members is None else None
     key = Job(space.decode_all(space.sample(1, torch.Generator().manual_seed(0)))[0], images, recipe, seed).key
     name = f"{key['task']} {key['data']} {key['recipe']} seed {seed}"

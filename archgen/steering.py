@@ -68,10 +68,8 @@ def rewarded(function: RewardFunction, space: SearchSpace) -> Source:
         if values.shape != (len(architectures),):
             got = f"{tuple(values.shape)} for {len(architectures)} architectures"
             raise ValueError(f"the reward {name} returns one number for each architecture, got shape {got}")
-        if values.isposinf().any():
-            raise ValueError(
-                f"the reward {name} of {architectures[int(values.isposinf().int().argmax())]} is infinite"
-            )
+        if len(infinite := values.isposinf().nonzero()):
+            raise ValueError(f"the reward {name} of {architectures[int(infinite[0])]} is infinite")
         return values
 
     return ask

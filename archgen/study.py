@@ -115,10 +115,13 @@ def _places(problem: Problem) -> dict[str, int]:
     return {one.hash: place for place, one in enumerate(problem.space.decode_all(problem.members))}
 
 
-def members_of(space: SearchSpace, constraint: Constraint | None) -> Int[Tensor, "networks holes"] | None:
-    """One encoding, the cheapest that meets a constraint, for each network; None where they are too many to list."""
-    if (space.enumerate_legal is None and space.size > ENUMERABLE) or len(space.legal_codes) > ENUMERABLE:
-        return None
+def can_list(space: SearchSpace) -> bool:
+    """Whether every network of a space can be a candidate at once."""
+    return (space.enumerate_legal is not None or space.size <= ENUMERABLE) and len(space.legal_codes) <= ENUMERABLE
+
+
+def members_of(space: SearchSpace, constraint: Constraint | None) -> Int[Tensor, "networks holes"]:
+    """One encoding, the cheapest that meets a constraint, for each network of a space that can be listed."""
     if constraint is None:
         return _every(space)
     return _distinct(space, space.legal_codes[constraint.holds(space.legal_codes)])
@@ -165,8 +168,9 @@ def table_problem(table: Table, goal: Goal, transfer: str | None = None) -> Prob
     values = torch.stack(columns, -1)
     if not values.isfinite().all(-1).any():
         raise ValueError(f"no row of {table.path} has all of {', '.join(goal.columns)}")
-    members = members_of(space, goal.constraint)
-    if members is None or len(table) < len(space.legal_codes):
+    if can_list(space) and len(table) >= len(space.legal_codes):
+        members = members_of(space, goal.constraint)
+    else:
         codes = table.codes[values.isfinite().all(-1)]
         members = _distinct(space, codes if goal.constraint is None else codes[goal.constraint.holds(codes)])
     if not len(members):

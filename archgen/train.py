@@ -112,7 +112,8 @@ def train(
     network, optim, events = network or Network(), optim or Optim(), events or Events()
     if process not in ("absorbing", "ve"):
         raise ValueError(f"process is 'absorbing' or 've', got {process!r}")
-    check_counts(max_steps=max_steps, batch_size=batch_size, pool_size=pool_size, save_every=save_every)
+    counts = {"max_steps": max_steps, "batch_size": batch_size, "pool_size": pool_size, "save_every": save_every}
+    check_counts(**counts, label_limit=label_limit)
     where = load_space(space)
     names = where.cost.names if costs is None else costs
     pool = make_pool(where, names, labels or {}, pool_size, label_limit, complete_labels, seed)

@@ -248,11 +248,6 @@ def test_the_command_says_what_was_understood(tmp_path, capsys):
     assert "refused" in json.loads(out.read_text())
 
 
-def test_the_depth_of_what_is_not_connected_is_said_in_words():
-    apart = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
-    assert str(question_of("how deep is it?", "nasbench201").answer(load_space("nasbench201").parse(apart))) == NO_PATH
-
-
 def test_describing_and_finding(tmp_path, capsys):
     cli.main(["describe", CELL])
     assert "two skip" in capsys.readouterr().out

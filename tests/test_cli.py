@@ -1,6 +1,7 @@
 """The command: what it writes, and how it refuses."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -140,9 +141,12 @@ def test_a_device_or_a_pipe_is_written_to_and_not_replaced(tmp_path):
     with replacing(link) as temporary:
         temporary.write_text("new")
     assert link.is_symlink() and (tmp_path / "file.txt").read_text() == "new"
-    with replacing("/dev/null") as temporary:
-        temporary.write_text("gone")
-    assert not Path("/dev/null").is_file()
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDWR)
+    with replacing(pipe) as temporary:
+        temporary.write_text("said")
+    assert os.read(reader, 10) == b"said" and not pipe.is_file()
+    os.close(reader)
 
 
 def test_whoever_has_seen_enough_ends_a_command_quietly():
