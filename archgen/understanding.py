@@ -22,6 +22,7 @@ from archgen.vocabulary import MILLIONS, NO_PATH, Clause, Facts, Predicate, Requ
 
 LONGEST_TEXT = 2_000  # letters
 UNSURE = 0.6  # below this confidence a predicate is said to be unsure
+TELLING = 10  # smaller numbers stand in names and idioms: a 3x3, one of the six edges
 LIKELY = 0.05  # readings that are less probable have no say in whether a text contradicts itself
 # Of the texts that the reader learned from a fifth contradict themselves, many by chance, and another fifth are not
 # for it; of what people type far fewer. So its odds of both are lowered (chosen on training/dev_queries.jsonl).
@@ -81,6 +82,13 @@ class Understanding:
         """Predicates that may have been misunderstood."""
         return [written(c) for c, sure in zip(self.request, self.confidences, strict=False) if sure < UNSURE]
 
+    @property
+    def unused(self) -> list[str]:
+        """Numbers of the text, from `TELLING` on, that no predicate asks for."""
+        asked = {one.right for clause in self.request for one in clause if isinstance(one.right, float)}
+        numbers = [one for one in find_numbers(self.text) if one.value >= TELLING]
+        return [self.text[one.start : one.end] for one in numbers if not asked & {one.value, one.in_millions()}]
+
     def record(self) -> dict[str, object]:
         """What was understood, as JSON values."""
         predicates = [
@@ -88,7 +96,8 @@ class Understanding:
             for clause, sure in zip(self.request, self.confidences, strict=False)
         ]
         result = {"text": self.text, "space": self.facts.space.name, "understood": predicates, "where": self.where}
-        return result | ({"corrected": dict(self.corrected)} if self.corrected else {})
+        noted = {"corrected": dict(self.corrected), "unused": self.unused}
+        return result | {name: value for name, value in noted.items() if value}
 
     def say(self) -> None:
         """Print what was understood, and how it can be corrected; what is unsure to standard error."""
@@ -96,6 +105,8 @@ class Understanding:
             print(f"archgen: {_changed(self.corrected)}", file=sys.stderr)
         if len(find_numbers(self.text)) > NUMBERS:
             print(f"archgen: of the numbers only the first {NUMBERS} were read", file=sys.stderr)
+        if self.unused:
+            print(f"archgen: nothing was made of {', '.join(self.unused)}", file=sys.stderr)
         pairs = zip(self.request, self.confidences, strict=True)
         parts = [f"{written(clause)} ({100 * sure:.0f} %)" for clause, sure in pairs]
         print(f"understood: {'; '.join(parts) or 'any architecture'}")

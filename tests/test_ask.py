@@ -235,6 +235,14 @@ def test_numbers_of_results_are_checked(command, capsys):
     assert "n is a whole number" in capsys.readouterr().err
 
 
+def test_numbers_that_no_predicate_asks_for_are_said(capsys):
+    kept, lost = understand(["at most 350k parameters", "accuracy above 93 and no pooling"], "nasbench201")
+    assert not kept.unused and "unused" not in kept.record()
+    assert lost.unused == lost.record()["unused"] == ["93"]
+    lost.say()
+    assert "nothing was made of 93" in capsys.readouterr().err
+
+
 def test_the_command_says_what_was_understood(tmp_path, capsys):
     out = tmp_path / "a.jsonl"
     cli.main(["ask", "a small network without pooling", "--n", "3", "--out", str(out)])
