@@ -12,7 +12,7 @@ from torch import Tensor
 
 from archgen.benchmark import BudgetExhausted
 from archgen.constraint import neighbours
-from archgen.goal import PENALTY
+from archgen.goal import met
 from archgen.space import SearchSpace
 from archgen.study import Study, can_list, size_of
 
@@ -133,7 +133,7 @@ def bo(study: Study, generator: torch.Generator, batch_size: int) -> None:
     study.ask(study.problem.sample(START, generator))
     while True:
         level = study.objectives[:, :1]
-        known = level.isfinite()[:, 0] & (level[:, 0] > -PENALTY / 2)
+        known = met(level)
         level = level.clamp_min(level[known].min() if known.any() else 0.0).nan_to_num(neginf=0.0)
         model = SingleTaskGP(describe(study.problem.space, study.codes), level)
         fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from archgen.goal import PENALTY
+from archgen.goal import met
 from archgen.hub import replacing
 from archgen.pareto import hypervolumes, non_dominated
 from archgen.study import Problem, Study
@@ -40,7 +40,7 @@ class Optimum:
         """
         measured = problem.measure(problem.space.decode_all(problem.members))
         objectives = problem.goal.objectives(problem.complete(problem.members, measured))
-        objectives = objectives[(objectives > -PENALTY / 2).all(-1)]
+        objectives = objectives[met(objectives)]
         if not len(objectives):
             raise ValueError(f"no network of {problem.name} meets {problem.goal.text!r}")
         reference = objectives.amin(0)
@@ -56,7 +56,7 @@ def curve_of(study: Study, budget: int, optimum: Optimum | None, reference: Tens
     """
     objectives = study.objectives
     if objectives.shape[1] == 1:
-        found = objectives[:, 0].masked_fill(objectives[:, 0] < -PENALTY / 2, -torch.inf).cummax(0).values
+        found = objectives[:, 0].masked_fill(~met(objectives), -torch.inf).cummax(0).values
         found = torch.where(found.isfinite(), found, torch.nan)
     else:
         found = hypervolumes(objectives, reference)
@@ -73,7 +73,7 @@ def summarize(
         The same without the curves.
     """
     every = torch.cat([study.objectives for group in studies.values() for study in group])
-    every = every[(every > -PENALTY / 2).all(-1)]
+    every = every[met(every)]
     reference = optimum.reference if optimum else every.amin(0) if len(every) else torch.zeros(every.shape[1])
     entry: dict[str, Any] = {"space": problem.space.name, "measured by": problem.name, "goal": problem.goal.text}
     entry |= {"labels of the other data set": problem.labels} if problem.labels else {}
@@ -129,10 +129,10 @@ def _figures(curves: Float[Tensor, "trials budget"], goal: float | None) -> dict
 
 def _counts(studies: list[Study]) -> dict[str, Any]:
     """Queries and failures, and the best network, if one was found that meets the limits."""
-    space, level, best = studies[0].problem.space, -PENALTY / 2, None
+    space, level, best = studies[0].problem.space, -torch.inf, None
     for study in studies:
         value, row = study.objectives[:, 0].max(0)
-        if value > level:
+        if value > level and met(study.objectives[row]):
             level, best = value, str(space.decode(study.codes[row]))
     return {
         "queries": sum(map(len, studies)),

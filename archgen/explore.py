@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from archgen.benchmark import BudgetExhausted
-from archgen.goal import PENALTY
+from archgen.goal import met
 from archgen.pareto import improvement
 from archgen.predictor import PropertyPredictor
 from archgen.space import OPEN, SearchSpace
@@ -75,7 +75,7 @@ class Surrogate:
         self.predictor.fit(study.codes, study.measured, **_extra(study.problem, study.codes))
         known = _padded(study.objectives)
         self.front = known[known.isfinite().all(-1)]
-        within = self.front[(self.front > -PENALTY / 2).all(-1)]
+        within = self.front[met(self.front)]
         worst = within if len(within) else self.front
         self.reference = worst.amin(0) if len(worst) else torch.zeros(2, dtype=torch.float64)
         if not study.problem.goal.minimize:

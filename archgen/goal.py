@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from archgen.constraint import Constraint
@@ -90,6 +90,11 @@ class Goal:
             excess = excess + (limit.sign * (column[limit.column] - limit.bound) / scale).clamp_min(0)
         result = torch.stack(high, -1) - torch.where(excess > 0, PENALTY * (1 + excess), 0.0)[..., None]
         return torch.where(values.isfinite().all(-1, keepdim=True), result, -torch.inf)
+
+
+def met(objectives: Float[Tensor, "*batch objectives"]) -> Bool[Tensor, "*batch"]:
+    """Where everything is known and no limit is exceeded."""
+    return (objectives > -PENALTY / 2).all(-1)
 
 
 def _split(where: str, columns: Sequence[str]) -> tuple[tuple[Limit, ...], str]:

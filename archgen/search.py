@@ -18,7 +18,7 @@ from archgen.constraint import Constraint
 from archgen.curves import Optimum, summarize
 from archgen.explore import explore
 from archgen.fit import Job, train_jobs
-from archgen.goal import Goal
+from archgen.goal import Goal, met
 from archgen.graph import Architecture
 from archgen.hub import shipped_checkpoints
 from archgen.images import ImageSet, load_images
@@ -216,6 +216,7 @@ def run_trials(
             except ImportError as error:
                 raise ValueError(f"{method} needs {error.name}: pip install archgen[search]") from error
         studies.append(study)
-        best.append(study.objectives[:, 0].max().item())
-        progress.set_postfix(best=f"{sum(best) / len(best):.4g}")
+        found = study.objectives[met(study.objectives), 0]
+        best += [found.max().item()] if len(found) else []
+        progress.set_postfix({"best": f"{sum(best) / len(best):.4g}"} if best else {})
     return studies

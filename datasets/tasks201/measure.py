@@ -1,14 +1,16 @@
 """Measures tasks201: NAS-Bench-201 cells trained on many small image tasks.
 
-python datasets/tasks201/measure.py --out out/tasks201     # stopped runs go on; an hour on one core
+python datasets/tasks201/measure.py --out out/tasks201     # stopped runs go on; three hours on one core
 
 Reads the images of its sources where ARCHGEN_BENCHMARKS points, and writes tasks.csv and table.csv beside this file.
+What table.csv has is not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +36,7 @@ SOURCES = {
     "flowers17_16x16.npz": ("test", 22, 20, (3, 17), (8, 12), (None,)),
     "digits": ("test", 18, 20, (3, 10), (8,), (160, 240)),
 }
-SEEDS_OF = 1  # the first so many tasks of each source are trained with three seeds, to tell the noise
+SEEDS = 3  # trainings of each cell on each task: one of them is rough
 
 
 def draw_tasks() -> list[ImageTask]:
@@ -64,21 +66,24 @@ def main() -> None:
     pool = {a.hash: a for a in space.decode_all(space.sample(40_000, torch.Generator().manual_seed(0)))}
     cells, tasks = list(pool.values()), draw_tasks()
     write_csv(HERE / "tasks.csv", [asdict(task) for task in tasks])
-    for number, task in enumerate(tasks):
-        print(f"{number + 1}/{len(tasks)} {task}", flush=True)
-        images = task.images()
+    table = HERE / "table.csv"
+    rows = list(csv.DictReader(table.open(newline="", encoding="utf-8"))) if table.exists() else []
+    known = {(row["task"], row["arch"], int(row["seed"])) for row in rows}
+    for number, (seed, task) in enumerate(itertools.product(range(SEEDS), tasks)):
+        print(f"{number + 1}/{SEEDS * len(tasks)} {task}", flush=True)
         chosen = random.Random(task.task).sample(cells, SOURCES[task.source][2])
-        seeds = (0, 1, 2) if task.seed < SEEDS_OF else (0,)
-        train_jobs([Job(cell, images, RECIPE, seed) for seed in seeds for cell in chosen], results, machine)
+        missing = [cell for cell in chosen if (task.task, str(cell), seed) not in known]
+        if missing:
+            images = task.images()
+            train_jobs([Job(cell, images, RECIPE, seed) for cell in missing], results, machine)
     by_task = {task.task: task for task in tasks}
-    rows = []
     for record in results.records:
-        if record["status"] == "done":
+        if record["status"] == "done" and (record["task"], record["arch"], record["seed"]) not in known:
             task = by_task[record["task"]]
             facts = {"source": task.source.split(".")[0], "split": task.split, "arch": record["arch"]}
             numbers = {name: round(record[name], 4) for name in ("test_acc_pct", "train_acc_pct", "train_loss")}
             rows.append({"task": task.task, **facts, "seed": record["seed"], **numbers})
-    write_csv(HERE / "table.csv", rows)
+    write_csv(table, rows)
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
