@@ -23,7 +23,7 @@ from archgen.denoiser import GraphDenoiser
 from archgen.guidance import LegalDecision
 from archgen.hub import resolve
 from archgen.pipeline import ArchitecturePipeline
-from archgen.pool import SMALLEST_TAIL, Events, Pool, completed, distilled, make_pool
+from archgen.pool import COPIES, SMALLEST_TAIL, Events, Pool, completed, distilled, make_pool
 from archgen.processes import make_accelerator
 from archgen.space import OPEN, SearchSpace, load_space
 from archgen.train import Optim, Run
@@ -194,7 +194,7 @@ def growth(
     pool.leading = len(names)
     torch.manual_seed(seed)
     denoiser = adapted(source.denoiser, space, space, [*source.conditions, *names])
-    denoiser.set_distribution({name: pool.values[name][:members] for name in names})
+    denoiser.set_distribution({name: pool.values[name].view(COPIES, -1)[:, :members].flatten() for name in names})
     events = replace(events, free=0.0)
     return Growth(accelerator, space, denoiser, source.scheduler, pool, events, original=source.denoiser)
 
@@ -266,7 +266,7 @@ def _draw_each(
 
 
 def learnable(space: SearchSpace, pool: Pool, names: Sequence[str], memories: Memories | None, seed: int) -> Pool:
-    """Members and memories with a value of every new property, as measured or else as a predictor learns from those.
+    """Members and memories with values of every new property, as measured or else as a predictor learns from those.
 
     Args:
         space: The search space.
@@ -279,8 +279,10 @@ def learnable(space: SearchSpace, pool: Pool, names: Sequence[str], memories: Me
     known = torch.stack([pool.values[name] for name in names], -1)
     known = torch.cat([known, torch.full((len(drawn), len(names)), torch.nan)])
     codes = torch.cat([pool.codes.long(), drawn.long()])
-    values = dict(zip(names, completed(space, codes, known, seed).T.contiguous(), strict=True))
     exact = space.cost.exact(codes)
+    values = dict(zip(names, known.T, strict=True))
     values |= {name: exact[name].float() for name in pool.values if name in exact}
     blank = torch.full((len(pool.codes), 2), torch.nan)
-    return Pool(codes.to(torch.int16), values, {name: torch.cat([blank, wish]) for name, wish in asked.items()})
+    given = {name: torch.cat([blank, wish]) for name, wish in asked.items()}
+    labels = completed(space, codes, known, seed).unbind(-1)
+    return Pool(codes.to(torch.int16), values, given).filled(dict(zip(names, labels, strict=True)))

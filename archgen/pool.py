@@ -16,7 +16,8 @@ from archgen.predictor import PropertyPredictor
 from archgen.space import SearchSpace
 
 PUPILS = 1000  # members, see `distilled`
-SMALLEST_TAIL = 10  # rows: the sharpest "as high as possible" that is trained
+SMALLEST_TAIL = 10  # members: the sharpest "as high as possible" that is trained
+COPIES, DOUBT = 8, 0.5  # see `completed`
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Pool:
         given: For further conditions what was asked of a row when it was drawn, `(rows, 2)`, NaN where nothing was.
         leading: How many of the conditions can be the first that is drawn; all if absent.
         measured: For conditions that are measured, how many values were used; the others are predicted from them.
+        copies: Rows of each member, which differ in the values that are predicted; those of a copy are consecutive.
     """
 
     codes: Int[Tensor, "rows holes"]
@@ -53,6 +55,7 @@ class Pool:
     given: dict[str, Float[Tensor, "rows 2"]] = field(default_factory=dict)
     leading: int | None = None
     measured: dict[str, int] = field(default_factory=dict)
+    copies: int = 1
     order: dict[str, Tensor] = field(default_factory=dict, repr=False)
     ranked: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
@@ -62,6 +65,13 @@ class Pool:
             known = value.isfinite().nonzero().flatten()
             self.order[name] = known[value[known].argsort(stable=True)]
             self.ranked[name] = value[self.order[name]].contiguous()
+
+    def filled(self, labels: Mapping[str, Float[Tensor, "copies rows"]]) -> Pool:
+        """Copies of all rows, each with values of its own for some conditions."""
+        copies = len(next(iter(labels.values())))
+        values = {n: labels[n].flatten() if n in labels else value.repeat(copies) for n, value in self.values.items()}
+        given = {name: value.repeat(copies, 1) for name, value in self.given.items()}
+        return Pool(self.codes.repeat(copies, 1), values, given, self.leading, self.measured, copies)
 
     def draw(
         self, n: int, events: Events, generator: torch.Generator
@@ -86,7 +96,8 @@ class Pool:
         as_point = torch.zeros(n, len(names), dtype=torch.bool)
         for c, name in enumerate(names):
             mine = first == c
-            low, high, begin, end = self.intervals(name, n, events, SMALLEST_TAIL / len(self.ranked[name]), generator)
+            smallest = SMALLEST_TAIL * self.copies / len(self.ranked[name])
+            low, high, begin, end = self.intervals(name, n, events, smallest, generator)
             span[mine] = torch.stack([begin, end], -1)[mine]
             also = more & ~mine & (torch.rand(n, generator=generator) < events.also)
             wide_low, wide_high, _, _ = self.intervals(name, n, events, 0.3, generator)
@@ -194,10 +205,11 @@ def make_pool(
         for name in labels:
             values[name][~known] = torch.nan
     measured = {name: int(values[name].isfinite().sum()) for name in labels}
-    if complete and labels:
-        known = torch.stack([values[name] for name in labels], -1)  # (N, labels)
-        values |= zip(labels, completed(space, codes, known, seed).T.contiguous(), strict=True)
-    return Pool(codes.to(torch.int16), values, measured=measured)
+    pool = Pool(codes.to(torch.int16), values, measured=measured)
+    if not (complete and labels):
+        return pool
+    known = torch.stack([values[name] for name in labels], -1)  # (N, labels)
+    return pool.filled(dict(zip(labels, completed(space, codes, known, seed).unbind(-1), strict=True)))
 
 
 def distilled(space: SearchSpace, pool: Pool, names: Sequence[str], seed: int) -> PropertyPredictor:
@@ -223,8 +235,14 @@ def distilled(space: SearchSpace, pool: Pool, names: Sequence[str], seed: int) -
 
 def completed(
     space: SearchSpace, codes: Int[Tensor, "rows holes"], known: Float[Tensor, "rows labels"], seed: int
-) -> Float[Tensor, "rows labels"]:
-    """Labels of all members: as measured, and where they are NaN as a predictor learns from those measured."""
+) -> Float[Tensor, "copies rows labels"]:
+    """Labels of all members, `COPIES` times: as measured, and where they are NaN as a predictor learns from those.
+
+    What is predicted is not certain, and a generator that learned expectations alone would be surer than it may be.
+    So each copy is a draw of what the predictor holds for possible, `DOUBT` of the way from what it expects: of whole
+    draws the highest are those of which least is known.
+    """
     rows = known.isfinite().any(-1)
-    guess = PropertyPredictor(space, seed=seed).fit(codes[rows], known[rows]).predict(codes).mean
-    return torch.where(known.isfinite(), known, guess.to(known))
+    predictor = PropertyPredictor(space, seed=seed).fit(codes[rows], known[rows])
+    drawn = predictor.draw(codes, COPIES, torch.Generator().manual_seed(seed))
+    return torch.where(known.isfinite(), known, torch.lerp(predictor.predict(codes).mean, drawn, DOUBT).to(known))

@@ -125,10 +125,10 @@ def train(
     scheduler = AbsorbingScheduler() if process == "absorbing" else VEScheduler()
     run = Run(accelerator, where, denoiser, scheduler, pool, events)
     run.fit(optim, max_steps, batch_size, seed, save_every, folder / "state" / "state.pt", recipe)
-    rows = {name: int(value.isfinite().sum()) for name, value in pool.values.items()}
+    rows = {name: int(value.isfinite().sum()) // pool.copies for name, value in pool.values.items()}
     measured = bool(labels) and not complete_labels and accelerator.is_main_process
     predictor = distilled(where, pool, list(labels), seed) if measured else None
-    facts = {"recipe": recipe, "rows": len(pool.codes), "labels": pool.measured}
+    facts = {"recipe": recipe, "rows": len(pool.codes) // pool.copies, "labels": pool.measured}
     run.write(folder, rows, facts, samples, predictor=predictor)
 
 

@@ -13,7 +13,8 @@ import yaml
 from safetensors.torch import load_file
 
 from archgen.pipeline import ArchitecturePipeline
-from archgen.pool import Events, Pool, make_pool
+from archgen.pool import COPIES, SMALLEST_TAIL, Events, Pool, completed, make_pool
+from archgen.predictor import PropertyPredictor
 from archgen.space import load_space
 from archgen.train import Network, train
 from archgen.train_text import train_text
@@ -25,6 +26,31 @@ TINY = {"space": "nasbench201", "network": Network(width=16, depth=1, heads=2), 
 @pytest.fixture(scope="module")
 def pool() -> Pool:
     return make_pool(load_space("nasbench201"), ["params_m", "depth"], {}, 1000)
+
+
+def test_labels_that_are_predicted_are_as_doubtful_as_the_predictor():
+    """Measured ones are the same in all copies; the others scatter about what is expected, and less near them."""
+    space = load_space("nasbench201")
+    codes = space.sample(400, torch.Generator().manual_seed(0)).unique(dim=0)
+    known = torch.full((len(codes), 1), torch.nan)
+    known[:40, 0] = space.cost.exact(codes[:40])["params_m"].float()
+    labels = completed(space, codes, known, seed=0)
+    assert labels.shape == (COPIES, len(codes), 1) and labels.isfinite().all()
+    assert (labels[:, :40] == known[:40]).all()
+    expected = PropertyPredictor(space, seed=0).fit(codes[:40], known[:40]).predict(codes)
+    scatter = labels[:, 40:, 0].std(0, correction=0)
+    assert (scatter > 0).all() and scatter.mean() < expected.std[40:, 0].mean()
+    assert torch.corrcoef(torch.stack([scatter, expected.std[40:, 0]]))[0, 1] > 0
+    assert torch.corrcoef(torch.stack([labels[:, 40:, 0].mean(0), expected.mean[40:, 0]]))[0, 1] > 0.9
+
+
+def test_the_sharpest_tail_has_as_many_members_however_many_copies_there_are():
+    number = torch.arange(1000.0)
+    for copies in (1, 4):
+        pool = Pool(number[:, None].long().repeat(copies, 1), {"new": number.repeat(copies)}, copies=copies)
+        _, intervals = pool.draw(4000, Events(free=0.0, point=0.0), torch.Generator().manual_seed(0))
+        low, high = intervals[:, 0].T
+        assert (high.clamp_max(999) - low.clamp_min(0)).min() >= SMALLEST_TAIL - 2
 
 
 def test_every_row_meets_what_is_asked_of_it(pool):
