@@ -4,7 +4,8 @@ python training/check_tasks.py --out out/check_tasks.json     # some minutes on 
 
 Each held-out task has 20 measured cells (leaving out a source of the training part: 11). `images` is the predictor,
 `blind` the same model learned from the same evaluations with no task described, `blind201` the same from tasks201
-alone, a stronger opponent since MetaD2A's tasks rank cells otherwise. Spearman is over the task's cells. `choice` is
+alone, a stronger opponent since MetaD2A's tasks rank cells otherwise. A cell's accuracy is the mean of its three
+trainings, where it is known by evaluations that of one. Spearman is over the task's cells. `choice` is
 the regret of the cell that looks best among 10 drawn from them, the mean over 200 draws, in percent; `chosen10` that
 of the best measured of the ten that look best. With 10 evaluations, the rest of the cells are judged, the mean over
 20 draws of the ten; `error` is the mean absolute error in percent, and `images_0` are the same cells judged without
@@ -46,11 +47,13 @@ def learn(data: Evaluations, images: bool = True) -> Model:
     return lambda codes, evidence, observed=None: predictor.predict(codes, None, observed)
 
 
-def cells_of(data: Evaluations, task: int) -> tuple[Tensor, Tensor]:
-    """The measured cells of a task, and their accuracies averaged over seeds."""
+def cells_of(data: Evaluations, task: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The measured cells of a task, their accuracies averaged over seeds, and those of their first training."""
     mine = data.task == task
     codes, place = data.codes[mine].unique(dim=0, return_inverse=True)
-    return codes, place.bincount(data.accuracy[mine]) / place.bincount()
+    accuracy, order = data.accuracy[mine], torch.arange(len(place))
+    first = torch.full((len(codes),), len(place)).scatter_reduce(0, place, order, "amin")
+    return codes, place.bincount(accuracy) / place.bincount(), accuracy[first]
 
 
 def rank_correlation(predicted: Tensor, measured: Tensor) -> float:
@@ -70,7 +73,7 @@ def judge(models: Mapping[str, Model], data: Evaluations, tasks: Sequence[int]) 
     """Scores of all models on some tasks, without evaluations and with ten."""
     found = []
     for task in tqdm(tasks, leave=False):
-        codes, measured = cells_of(data, task)
+        codes, measured, once = cells_of(data, task)
         scores: dict[str, float] = {}
         for name, model in models.items():
             predicted = model(codes, data.evidence[task]).mean
@@ -80,18 +83,20 @@ def judge(models: Mapping[str, Model], data: Evaluations, tasks: Sequence[int]) 
                 measured.max() - measured[predicted.topk(min(10, len(codes))).indices].max()
             )
         found.append(
-            scores | (judge_informed(models, data.evidence[task], codes, measured) if len(codes) > 15 else {})
+            scores | (judge_informed(models, data.evidence[task], codes, measured, once) if len(codes) > 15 else {})
         )
     return found
 
 
-def judge_informed(models: Mapping[str, Model], evidence: Tensor, codes: Tensor, measured: Tensor) -> dict[str, float]:
-    """Scores on the cells that are left when ten have been evaluated."""
+def judge_informed(
+    models: Mapping[str, Model], evidence: Tensor, codes: Tensor, measured: Tensor, once: Tensor
+) -> dict[str, float]:
+    """Scores on the cells that are left when ten have been evaluated, each by one training."""
     generator, found = torch.Generator().manual_seed(0), {}
     for _ in range(DRAWS):
         order = torch.randperm(len(codes), generator=generator)
         known, rest = order[:KNOWN], order[KNOWN:]
-        observed = (codes[known], measured[known])
+        observed = (codes[known], once[known])
         predicted = {f"{name}_10": model(codes[rest], evidence, observed).mean for name, model in models.items()}
         predicted["images_0"] = models["images"](codes[rest], evidence).mean
         for name, values in predicted.items():
