@@ -222,7 +222,7 @@ def test_tasks_of_digits_are_rebuilt_and_described():
     tasks = [task for task in read_tasks("test") if task.source == "digits"][:2]
     measured = read_measured(tasks, SPACE)
     assert measured.evidence.isfinite().all() and measured.evidence.shape == (2, len(STATISTICS))
-    assert measured.task.bincount().tolist() == [60, 20] and SPACE.feasible(measured.codes).all()
+    assert measured.task.bincount().tolist() == [60, 60] and SPACE.feasible(measured.codes).all()
 
 
 def test_tasks_of_metad2a_have_no_images(outside):
