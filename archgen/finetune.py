@@ -23,7 +23,7 @@ from archgen.denoiser import GraphDenoiser
 from archgen.guidance import LegalDecision
 from archgen.hub import resolve
 from archgen.pipeline import ArchitecturePipeline
-from archgen.pool import COPIES, SMALLEST_TAIL, Events, Pool, completed, distilled, make_pool
+from archgen.pool import SMALLEST_TAIL, Events, Pool, completed, distilled, make_pool
 from archgen.processes import make_accelerator
 from archgen.space import OPEN, SearchSpace, load_space
 from archgen.train import Optim, Run
@@ -194,7 +194,8 @@ def growth(
     pool.leading = len(names)
     torch.manual_seed(seed)
     denoiser = adapted(source.denoiser, space, space, [*source.conditions, *names])
-    denoiser.set_distribution({name: pool.values[name].view(COPIES, -1)[:, :members].flatten() for name in names})
+    known = {name: pool.values[name].view(pool.copies, -1)[:, :members].flatten() for name in names}
+    denoiser.set_distribution(known)
     events = replace(events, free=0.0)
     return Growth(accelerator, space, denoiser, source.scheduler, pool, events, original=source.denoiser)
 

@@ -105,8 +105,8 @@ class Understanding:
             print(f"archgen: {_changed(self.corrected)}", file=sys.stderr)
         if len(find_numbers(self.text)) > NUMBERS:
             print(f"archgen: of the numbers only the first {NUMBERS} were read", file=sys.stderr)
-        if self.unused:
-            print(f"archgen: nothing was made of {', '.join(self.unused)}", file=sys.stderr)
+        if unused := self.unused:
+            print(f"archgen: nothing was made of {', '.join(unused)}", file=sys.stderr)
         pairs = zip(self.request, self.confidences, strict=True)
         parts = [f"{written(clause)} ({100 * sure:.0f} %)" for clause, sure in pairs]
         print(f"understood: {'; '.join(parts) or 'any architecture'}")

@@ -4,12 +4,12 @@ python training/check_tasks.py --out out/check_tasks.json     # some minutes on 
 
 Each held-out task has 20 measured cells (leaving out a source of the training part: 11). `images` is the predictor,
 `blind` the same model learned from the same evaluations with no task described, `blind201` the same from tasks201
-alone, a stronger opponent since MetaD2A's tasks rank cells otherwise. A cell's accuracy is the mean of its three
-trainings, where it is known by evaluations that of one. Spearman is over the task's cells. `choice` is
-the regret of the cell that looks best among 10 drawn from them, the mean over 200 draws, in percent; `chosen10` that
-of the best measured of the ten that look best. With 10 evaluations, the rest of the cells are judged, the mean over
-20 draws of the ten; `error` is the mean absolute error in percent, and `images_0` are the same cells judged without
-evaluations. `own_source` is no opponent but a ceiling: it learns from the other tasks of the held-out source, too.
+alone, a stronger opponent since MetaD2A's tasks rank cells otherwise. Cells are judged by the mean of their three
+trainings; an evaluation is the first of them. Spearman is over the task's cells. `choice` is the regret of the cell
+that looks best among 10 drawn from them, the mean over 200 draws, in percent; `chosen10` that of the best measured of
+the ten that look best. With 10 evaluations, the rest of the cells are judged, the mean over 20 draws of the ten;
+`error` is the mean absolute error in percent; `images_0` are the same cells judged without evaluations. `own_source`
+is no opponent but a ceiling: it learns from the other tasks of the held-out source, too.
 """
 
 from __future__ import annotations

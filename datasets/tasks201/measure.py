@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -69,13 +68,14 @@ def main() -> None:
     table = HERE / "table.csv"
     rows = list(csv.DictReader(table.open(newline="", encoding="utf-8"))) if table.exists() else []
     known = {(row["task"], row["arch"], int(row["seed"])) for row in rows}
-    for number, (seed, task) in enumerate(itertools.product(range(SEEDS), tasks)):
-        print(f"{number + 1}/{SEEDS * len(tasks)} {task}", flush=True)
+    for number, task in enumerate(tasks):
+        print(f"{number + 1}/{len(tasks)} {task}", flush=True)
         chosen = random.Random(task.task).sample(cells, SOURCES[task.source][2])
-        missing = [cell for cell in chosen if (task.task, str(cell), seed) not in known]
+        pairs = [(cell, seed) for seed in range(SEEDS) for cell in chosen]
+        missing = [(cell, seed) for cell, seed in pairs if (task.task, str(cell), seed) not in known]
         if missing:
             images = task.images()
-            train_jobs([Job(cell, images, RECIPE, seed) for cell in missing], results, machine)
+            train_jobs([Job(cell, images, RECIPE, seed) for cell, seed in missing], results, machine)
     by_task = {task.task: task for task in tasks}
     for record in results.records:
         if record["status"] == "done" and (record["task"], record["arch"], record["seed"]) not in known:
