@@ -86,15 +86,15 @@ class TaskPredictor(ModelMixin, ConfigMixin):
         space: str,
         cells: int = 96,
         tasks: int = 10,
-        common: float = 0.03,
+        common: float = 0.3,
         images: float = 0.4,
-        own: float = 0.2,
-        noise: float = 0.45,
+        own: float = 0.3,
+        noise: float = 0.35,
         level: float = 0.3,
         side: float = 0.6,
         look: float = 0.2,
         length: float = 0.5,
-        reach: float = 1.0,
+        reach: float = 0.7,
     ):
         super().__init__()
         self.search_space = load_space(space)
