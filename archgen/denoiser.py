@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -150,6 +151,7 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         known: How many of the conditions there were before each fine-tuning. The parameters of then stay as they are
             and answer whatever names no later condition; a network of its own, `later`, answers the rest.
         text_width: Channels of the tokens of a text that it can be told; none if 0.
+        hears: Whose tokens these are, see `ArchBERT.heard_sha256`.
     """
 
     @register_to_config
@@ -163,6 +165,7 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         heads: int = 4,
         known: list[int] | None = None,
         text_width: int = 0,
+        hears: str = "",
     ):
         super().__init__()
         if width % heads:
@@ -192,13 +195,13 @@ class GraphDenoiser(ModelMixin, ConfigMixin):
         self.later = GraphDenoiser(*rest, known[1:]) if known else None
 
     @classmethod
-    def for_space(cls, space: SearchSpace, conditions: list[str], **size: int) -> GraphDenoiser:
+    def for_space(cls, space: SearchSpace, conditions: list[str], **size: Any) -> GraphDenoiser:
         """A fresh network for a space.
 
         Args:
             space: Where it will work.
             conditions: Names of the properties it can be asked for.
-            **size: `width`, `depth`, `heads`, `text_width`.
+            **size: `width`, `depth`, `heads`, `text_width`, `hears`.
         """
         index = {pair: word for word, pair in enumerate(template_words(space))}
         words = [

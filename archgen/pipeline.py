@@ -428,6 +428,11 @@ class ArchitecturePipeline(DiffusionPipeline):
         """What the words say to the network that was trained with texts."""
         if understanding is None or self.text_denoiser is None or not weight:
             return None
+        if self.text_denoiser.config.hears != understanding.model.heard_sha256():
+            raise ValueError(
+                "the network that texts steer was trained with another text model than the one that read the text; "
+                "train it again with archgen train_told, or let words not steer it, text_weight=0"
+            )
         return Telling(self.text_denoiser, understanding.tokens, weight)
 
     def _objectives(

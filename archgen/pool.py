@@ -206,9 +206,9 @@ def make_pool(
             values[name][~known] = torch.nan
     measured = {name: int(values[name].isfinite().sum()) for name in labels}
     pool = Pool(codes.to(torch.int16), values, measured=measured)
-    if not (complete and labels):
+    known = torch.stack([values[name] for name in labels], -1) if labels else torch.empty(0)  # (N, labels)
+    if not complete or known.isfinite().all():
         return pool
-    known = torch.stack([values[name] for name in labels], -1)  # (N, labels)
     return pool.filled(dict(zip(labels, completed(space, codes, known, seed).unbind(-1), strict=True)))
 
 

@@ -22,8 +22,8 @@ def make_accelerator(
 
     Args:
         folder: Where trackers write.
-        mixed_precision: `no`, `bf16` or `fp16`; `bf16` is `no` on a CPU that would only emulate it, at a twentieth of
-            the speed.
+        mixed_precision: `no`, `bf16` or `fp16`; `bf16` is `no` on a CPU that would only emulate it, at a tenth of the
+            speed.
         trackers: Their names.
         config: What is trained, for them.
         cpu: Whether not to use a GPU that is there.

@@ -60,8 +60,7 @@ def prepared(text: str, space: str) -> tuple[str, list[Mention]]:
         ValueError: If there are no words for the space.
     """
     check_words(space)
-    text = unicodedata.normalize("NFKC", MIXED.sub(" ", text.translate(SIGNS)))
-    text = "".join(" " if unicodedata.category(letter)[0] == "C" else letter for letter in text)
+    text = normalized(text)
     text = INTERVAL.sub(r"\1, \2", POOL.sub("pools", re.sub(r"\[unused\d+\]", " ", text)))
     text = LISTED.sub(lambda numbers: numbers[0].replace(",", ", "), text)
     numbers = find_numbers(text)[:NUMBERS]
@@ -70,6 +69,12 @@ def prepared(text: str, space: str) -> tuple[str, list[Mention]]:
         result += f"{text[position : number.start]} {marker} {_canonical(number)} "
         position = number.end
     return result + text[position:], numbers
+
+
+def normalized(text: str) -> str:
+    """The text in signs that are read, without control characters."""
+    text = unicodedata.normalize("NFKC", MIXED.sub(" ", text.translate(SIGNS)))
+    return "".join(" " if unicodedata.category(letter)[0] == "C" else letter for letter in text)
 
 
 def _canonical(number: Mention) -> str:

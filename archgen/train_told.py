@@ -70,8 +70,8 @@ def train_told(
     corpus = Corpus(facts_of(pipeline.space.name), "without")
     accelerator = make_accelerator(folder / "state", mixed_precision, None, recipe)
     torch.manual_seed(seed)
-    channels = reader.config.width
-    network = GraphDenoiser.for_space(pipeline.space, [], width=width, depth=depth, text_width=channels)
+    heard = {"text_width": reader.config.width, "hears": reader.heard_sha256()}
+    network = GraphDenoiser.for_space(pipeline.space, [], width=width, depth=depth, **heard)
     reader.to(accelerator.device)
     state = folder / "state" / "told.pt"
     groups, warmup = [*network.parameters()], max_steps // 20
@@ -83,7 +83,6 @@ def train_told(
     if accelerator.is_main_process:
         pipeline.register_modules(text_denoiser=descent.averaged())
         source, told = resolve(checkpoint), {"recipe": recipe, "seconds": round(descent.seconds, 1), **descent.losses}
-        told["heard_sha256"] = reader.heard_sha256()  # it hears no other
         with replacing_folder(folder) as temporary:
             pipeline.save_pretrained(temporary)
             for name in CARD:

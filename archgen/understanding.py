@@ -16,7 +16,7 @@ from torch import Tensor
 from archgen.constraint import Infeasible
 from archgen.graph import Architecture, to_batch
 from archgen.numerals import find_numbers
-from archgen.reading import HOW, KINDS, NUMBERS, QUESTION, UNKNOWN, UNRELATED, WHETHER
+from archgen.reading import HOW, KINDS, NUMBERS, QUESTION, UNKNOWN, UNRELATED, WHETHER, normalized
 from archgen.text import MOST_TOKENS, ArchBERT, Reading, Tokens
 from archgen.vocabulary import MILLIONS, NO_PATH, Clause, Facts, Predicate, Request, countable, facts_of
 
@@ -86,8 +86,9 @@ class Understanding:
     def unused(self) -> list[str]:
         """Numbers of the text, from `TELLING` on, that no predicate asks for."""
         asked = {one.right for clause in self.request for one in clause if isinstance(one.right, float)}
-        numbers = [one for one in find_numbers(self.text) if one.value >= TELLING]
-        return [self.text[one.start : one.end] for one in numbers if not asked & {one.value, one.in_millions()}]
+        text = normalized(self.text)
+        numbers = [one for one in find_numbers(text) if one.value >= TELLING]
+        return [text[one.start : one.end] for one in numbers if not asked & {one.value, one.in_millions()}]
 
     def record(self) -> dict[str, object]:
         """What was understood, as JSON values."""
@@ -103,7 +104,7 @@ class Understanding:
         """Print what was understood, and how it can be corrected; what is unsure to standard error."""
         if self.corrected:
             print(f"archgen: {_changed(self.corrected)}", file=sys.stderr)
-        if len(find_numbers(self.text)) > NUMBERS:
+        if len(find_numbers(normalized(self.text))) > NUMBERS:
             print(f"archgen: of the numbers only the first {NUMBERS} were read", file=sys.stderr)
         if unused := self.unused:
             print(f"archgen: nothing was made of {', '.join(unused)}", file=sys.stderr)

@@ -154,6 +154,9 @@ def test_a_generator_that_hears_keeps_all_it_had_and_goes_on_where_it_was_stoppe
     assert not any("pool" in str(architecture) for architecture in result.architectures)
     facts = json.loads((tmp_path / "whole" / "training.json").read_text())
     assert facts["told"]["recipe"]["max_steps"] == 4 and facts["rows"] == 15_625
+    one.text_denoiser.register_to_config(hears="another")
+    with pytest.raises(ValueError, match="another text model"):
+        one(n=1, text="no pooling")
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,9 @@ def _graded(
     graders = [grader(query) for query in asked]
     texts = [query["query"] for query in asked]
     if shuffled:
-        Random(seed).shuffle(texts)
+        order = Random(seed).sample(range(len(texts)), len(texts))
+        others = dict(zip(order, order[1:] + order[:1], strict=True))  # none is its own
+        texts = [texts[others[index]] for index in range(len(texts))]
     readings = [None] * len(texts) if method in READERLESS else understand(texts, facts.space.name, model)
     given = _answers(model, pipeline, texts, readings, facts, n, seed, method, weight)
     rows, everywhere = [], [None if met is None else met(facts.members).double() for met in graders]
