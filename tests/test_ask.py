@@ -319,10 +319,12 @@ def test_the_controls_are_answered_too(check_text, tmp_path):
     asked = [{"query": "no pooling", "space": "nb201", "predicates": ["num_avgpool == 0"]},
              {"query": "what is the weather?", "space": "nb201", "predicates": ["OOS"]}]  # fmt: skip
     (tmp_path / "few.jsonl").write_text("\n".join(map(json.dumps, asked)))
-    for settings in ({"method": "lookup"}, {"method": "lookup", "shuffled": True}):
-        found = check_text["queries"](text_model(), str(tmp_path / "few.jsonl"), n=3, **settings)["nasbench201"]
+    for shuffled in (False, True):
+        found = check_text["queries"](text_model(), str(tmp_path / "few.jsonl"), 3, method="lookup", shuffled=shuffled)
+        found = found["nasbench201"]
         assert (found["answerable"], found["to be refused"]) == (1, 1)
-        assert found["satisfaction at 3"] == 1 or "shuffled" in settings
+        assert found["satisfaction at 3"] == found["refused rightly"] == 1 - shuffled == 1 - found["false refusals"]
+        assert ("apart" in found) != shuffled  # how far answers lie apart, where there are any
 
 
 def test_the_card_says_what_was_measured(check_text, tmp_path):

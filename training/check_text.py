@@ -250,7 +250,8 @@ def _request_row(file: str, space: str, row: Mapping[str, float]) -> str:
 
 def _method_row(name: str, spaces: Mapping[str, Mapping[str, float]]) -> str:
     about = METHODS.get(name, "every request answered with another's answers, a control")
-    return f"| {name}: {about} | " + " | ".join(f"{_both(row)}, {row['apart']:.2f}" for row in spaces.values()) + " |"
+    shown = [_both(row) + (f", {row['apart']:.2f}" if "apart" in row else "") for row in spaces.values()]
+    return f"| {name}: {about} | " + " | ".join(shown) + " |"
 
 
 def _both(row: Mapping[str, float]) -> str:

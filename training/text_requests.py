@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -155,8 +154,9 @@ def _graded(
                 "at n": good.mean().item(),
                 "base": all_met.mean().item(),
                 "distinct": 0 if codes is None else len(codes.unique(dim=0)),
-                "apart": math.nan if codes is None or len(codes) < 2 else _apart(codes),
             }
+            if codes is not None and len(codes) > 1:
+                row["apart"] = _apart(codes)
         rows.append(row)
         if show and (row["refused"] == row["answerable"] or row.get("at n", 1) < 1):
             said = reading
@@ -212,10 +212,11 @@ def _summary(rows: list[dict[str, Any]], everywhere: list[Tensor], n: int) -> di
             "lift": lift,
             "false refusals": mean(row["refused"] for row in can),
             "distinct": mean(row["distinct"] for row in can),
-            "apart": mean(row["apart"] for row in can if not math.isnan(row["apart"])),
             "random": base,
             "best constant list": constant(everywhere, n),
         }
+        if apart := [row["apart"] for row in can if "apart" in row]:  # of answers of two architectures or more
+            result["apart"] = mean(apart)
     if cannot:
         result["refused rightly"] = mean(row["refused"] for row in cannot)
     return result
