@@ -128,7 +128,7 @@ def answers(
     best: dict[int, torch.Tensor] = {}
     for place, one in enumerate(understandings):
         met = facts.holds(one.request, values).nonzero().flatten()[: CANDIDATES * n]
-        if wished(one.request) or (len(met) < n and not facts.listed):
+        if (wished(one.request) and pipeline.accuracies) or (len(met) < n and not facts.listed):
             results[place] = answer(pipeline, one, n, seed)
         elif len(met) < n:
             best[place] = _of_all(one, n, generator)
@@ -176,7 +176,7 @@ def answer(
     try:
         result = pipeline(n=n, text=understanding, text_weight=text_weight, generator=generator)
         more = facts.parsed(understanding.request).witness(generator) if len(result.codes) < n else result.codes
-    except Infeasible:  # what was found when the text was read is not found again in the time of a search
+    except Infeasible:  # what was found when the text was read is not found from this seed
         more = facts.members[facts.holds(understanding.request, facts.table)]
         result = pipeline.output(more[:0], 0)
     if len(result.codes) < n:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import operator
 import re
-import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
@@ -25,12 +24,13 @@ COMPARE: dict[type[ast.cmpop], str] = {
 }  # fmt: skip
 SIGNS = {"<=": (1,), "<": (1,), ">=": (-1,), ">": (-1,), "==": (1, -1), "!=": ()}  # of what is at most zero
 MOST_ALTERNATIVES = 64
+MOST_BOUNDED = 60_000  # boxes that branch and bound looks at: about a second of work
 CONFIDENCE = re.compile(r"@\s*(\d+(?:\.\d+)?)\s*%")
 COMPLEMENT = {"<=": ">", ">": "<=", ">=": "<", "<": ">=", "==": "!=", "!=": "=="}
 
 
 class Infeasible(ValueError):
-    """No member of the space meets the constraint, or none was found in time; the message says what comes nearest.
+    """No member of the space meets the constraint, or none was found; the message says what comes nearest.
 
     Args:
         message: What to tell.
@@ -380,32 +380,30 @@ class Constraint:
         """Whether the space is so small that `witness` returns all that meet the constraint."""
         return self.space.enumerate_legal is None and self.space.size <= self.space.cost.listable
 
-    def witness(self, generator: torch.Generator | None = None, seconds: float = 0.8) -> Int[Tensor, "found holes"]:
+    def witness(self, generator: torch.Generator | None = None) -> Int[Tensor, "found holes"]:
         """Some members of the space that meet the constraint, at least one.
 
         Small spaces are listed. In others samples and a descent on `violation` look for a member; comparisons that
         exclude each other prove that there is none; a list of all members or branch and bound over `possible` finds
-        one or proves that there is none.
+        one or proves that there is none. How far is looked is counted, not timed: a seed gives the same everywhere.
 
         Args:
             generator: Source of randomness.
-            seconds: Time for the search in spaces that cannot be listed.
 
         Raises:
-            Infeasible: If there is none, or none was found in time; the message says which, and what comes nearest.
+            Infeasible: If there is none, or none was found; the message says which, and what comes nearest.
         """
-        deadline = time.monotonic() + seconds
         proven = not self.possible(self.space.domains(_all_open(self.space))).item()
         if self.listed:
             nearest, proven = self.space.legal_codes, True
         else:
-            nearest = self.descend(self.space.sample(2048, generator), deadline - 0.4 * seconds)
+            nearest = self.descend(self.space.sample(2048, generator))
         violation = self.violation(nearest)
         if (violation == 0).any():
             return nearest[violation == 0]
         proven = proven or self._contradicts_itself()
         if not proven:
-            found = self._branch_and_bound(deadline) if self.space.enumerate_legal is None else self._scan()
+            found = self._branch_and_bound() if self.space.enumerate_legal is None else self._scan()
             if found is not None and len(found):
                 return found
             proven = found is not None
@@ -426,24 +424,25 @@ class Constraint:
             facts[bound.name] = f"{side} {value:.6g} with {100 * bound.level:g} % confidence"
         return ", ".join(f"{name} {value}" for name, value in facts.items())
 
-    def descend(self, codes: Int[Tensor, "batch holes"], deadline: float, keep: int = 48) -> Int[Tensor, "kept holes"]:
+    def descend(self, codes: Int[Tensor, "batch holes"], keep: int = 48) -> Int[Tensor, "kept holes"]:
         """Members near the given ones that violate the constraint less, the best first.
 
-        Beam search: every change of one hole of the best members so far, or of two when one does not help.
+        Beam search: every change of one hole of the best members so far, or of two when one does not help; until
+        neither does, or as many changes were tried as are priced in a moment.
 
         Args:
             codes: Complete encodings to start from.
-            deadline: When to stop, in the time of `time.monotonic`.
             keep: Width of the beam.
         """
-        beam = codes
+        beam, tried = codes, 0
         score = self.violation(beam)
         beam, score = _best(beam, score, keep)
         double, generator = False, torch.Generator().manual_seed(0)
-        while score[0] > 0 and time.monotonic() < deadline:
+        while score[0] > 0 and tried < self.space.cost.listable:
             trial = neighbours(self.space, beam)
             if double:
                 trial = neighbours(self.space, trial[torch.randperm(len(trial), generator=generator)[:64]])
+            tried += len(trial)
             union = torch.cat([beam, trial[self.space.feasible(trial)]]).unique(dim=0)
             improved, new_score = _best(union, self.violation(union), keep)
             stuck = torch.equal(improved, beam)
@@ -486,11 +485,11 @@ class Constraint:
             for atoms in alternatives
         )
 
-    def _branch_and_bound(self, deadline: float, chunk: int = 1024) -> Tensor | None:
-        """Members found, an empty tensor if there are none, None if time ran out."""
-        stack = [_all_open(self.space)]
+    def _branch_and_bound(self, most: int = MOST_BOUNDED, chunk: int = 1024) -> Tensor | None:
+        """Members found, an empty tensor if there are none, None if more than `most` boxes had to be bounded."""
+        stack, bounded = [_all_open(self.space)], 0
         while stack:
-            if time.monotonic() > deadline:
+            if bounded > most:
                 return None
             codes = stack.pop()
             domains = self.space.domains(codes)
@@ -505,6 +504,7 @@ class Constraint:
             children = codes[row]
             children[:, hole] = option
             children = children[self.space.feasible(children)]
+            bounded += len(children)
             children = children[self.possible(self.space.domains(children))]
             stack.extend(children.split(chunk))
         return torch.empty(0, len(self.space.holes), dtype=torch.long)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -92,7 +91,7 @@ class Sampler:
         if idle and self.change is None:  # drawing alone does not get there: walk from what was drawn, or list
             known = self._known()
             if not self.constraint.listed:
-                near = self.constraint.descend(codes, time.monotonic() + 1.0, keep=max(48, 2 * size))
+                near = self.constraint.descend(codes, keep=max(48, 2 * size))
                 known = torch.cat([near, known])
             codes = torch.cat([codes, known])
         return codes[self.admitted(codes)]

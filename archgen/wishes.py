@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from itertools import product
-from math import isfinite
+from math import ceil, isfinite, log2
 
 import torch
 from jaxtyping import Float, Int
@@ -117,9 +118,9 @@ class Wishes:
     def _share(self, name: str, wish: str, share: float, pilot: Int[Tensor, "drawn holes"]) -> float:
         """The smallest tail, in steps of two from `share`, that two in a hundred pilot draws are in."""
         membership = Membership(self.denoiser, self.space, pilot)
-        while share < 0.5 and self._within(name, wish, share, membership).mean() < 0.02:
-            share = 2 * share
-        return min(share, 0.5)
+        shares = [share * 2**step for step in range(ceil(log2(0.5 / share)))]
+        found = bisect_left(shares, 0.02, key=lambda each: self._within(name, wish, each, membership).mean().item())
+        return [*shares, 0.5][found]
 
 
 def merged(condition: Mapping[str, Wish] | None, maximize: Iterable[str], minimize: Iterable[str]) -> dict[str, Wish]:

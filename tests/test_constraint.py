@@ -389,7 +389,7 @@ def test_branch_and_bound_agrees_with_the_full_list():
     for _ in range(60):
         text = " and ".join(random_formula(rng, rng.choice(members), 1) for _ in range(rng.randint(1, 3)))
         constraint = Constraint(text, STAGES)
-        found = constraint._branch_and_bound(time.monotonic() + 60, chunk=64)
+        found = constraint._branch_and_bound(chunk=64)
         assert constraint.holds(found).all() and STAGES.feasible(found).all()
         assert bool(len(found)) == constraint.holds(codes).any(), text
         empty += not len(found)
@@ -426,7 +426,7 @@ def test_descent_brings_members_nearer():
     codes = MNASNET.sample(64, seeded())
     constraint = Constraint("macs_m <= 150 and params_m >= 4.5 and count(kernel == 5) == 5", MNASNET)
     before = constraint.violation(codes).min()
-    after = constraint.descend(codes, time.monotonic() + 2)
+    after = constraint.descend(codes)
     assert MNASNET.feasible(after).all() and constraint.violation(after)[0] < before
 
 
